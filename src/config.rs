@@ -1,0 +1,428 @@
+//! The environment as a `Config`, or every `StartupError` at once, each naming the variable and the remedy.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::auth::Keys;
+use crate::exec::find_program;
+use crate::ipmitool::{Bmc, CipherSuite, ExtraArguments, Privilege};
+use crate::secret::{Check, Credential};
+
+/// A row of the table that `--help` and the README show.
+pub struct Variable {
+    pub name: &'static str,
+    pub default: &'static str,
+    pub meaning: &'static str,
+    /// `NAME_FILE` may name a file that holds the value.
+    pub from_file: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning, from_file: false }
+}
+
+const fn or_file(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning, from_file: true }
+}
+
+/// Every variable that is read; an empty one counts as unset.
+pub const VARIABLES: &[Variable] = &[
+    or_file("API_KEY", "required", "the key that requests must bring; `openssl rand -hex 32` makes one"),
+    variable("BMC_HOST", "required", "name or address of the BMC, IPv6 too"),
+    or_file("BMC_USER", "required", "user on the BMC, at most 16 bytes"),
+    or_file("BMC_PASSWORD", "required", "that user's password, at most 20 bytes"),
+    variable("BMC_PORT", "623", "UDP port of the BMC"),
+    variable("BMC_CIPHER_SUITE", "3", "3, 17 for newer BMCs, or auto (can cost 10 s a run)"),
+    variable("BMC_PRIVILEGE", "–", "session privilege: `USER` reads the status, `OPERATOR` also switches"),
+    variable("IPMITOOL", "ipmitool", "the program: a path, or a name on PATH"),
+    variable("IPMITOOL_ARGS", "–", "more arguments for it: -o -A -l -t -b -T -B, each with its value"),
+    variable("LISTEN_ADDR", "127.0.0.1:8080", "address and port to listen on"),
+    variable("REQUEST_TIMEOUT", "9", "seconds from a request to its reply, 7 to 120"),
+    variable("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
+];
+
+/// Home Assistant hangs up after 10 s; a reply it never sees is no reply.
+const REQUEST_TIMEOUT: &str = "9";
+
+/// A change needs 5 s of them to start; after two minutes every known client and proxy has hung up.
+const REQUEST_TIMEOUTS: RangeInclusive<u64> = 7..=120;
+
+/// A key shorter than this can be guessed, given time.
+const SHORT_KEY: usize = 16;
+
+const NEW_KEY: &str = "make one with: openssl rand -hex 32";
+
+/// How the guides of this and of other programs write "put your own here", in any case.
+const PLACEHOLDERS: [&str; 7] =
+    ["replace_with", "replace-with", "your-", "your_", "change-me", "change_me", "changeme"];
+
+/// IPMI 2.0, 22.28; `ipmitool` exits beyond it.
+const MAX_USER: usize = 16;
+
+/// IPMI 2.0, 22.30; `ipmitool` exits beyond it.
+const MAX_PASSWORD: usize = 20;
+
+/// Everything the program needs to know before it starts.
+#[derive(Debug)]
+pub struct Config {
+    pub keys: Keys,
+    pub bmc: Bmc,
+    pub listen: SocketAddr,
+    pub request_timeout: Duration,
+    pub log_level: LevelFilter,
+    /// What is not wrong, but worth saying once the log is open.
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is wrong, in one line: the variable, the cause, the remedy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StartupError(String);
+
+impl fmt::Display for StartupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where variables come from: the environment, or a test's table.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Config {
+    /// # Errors
+    /// All that is wrong, in the order of `VARIABLES`.
+    pub fn read(lookup: Lookup) -> Result<Self, Vec<StartupError>> {
+        let mut reader = Reader::new(lookup);
+        // All are read before one is missed.
+        let api_key = reader.credential("API_KEY", check_key);
+        let host = reader.required("BMC_HOST").and_then(|text| reader.parse("BMC_HOST", &text, host));
+        let user = reader.credential("BMC_USER", check_user);
+        let password = reader.credential("BMC_PASSWORD", check_password);
+        let port = reader.port();
+        let cipher_suite = reader.or_default("BMC_CIPHER_SUITE", "3", CipherSuite::parse);
+        let privilege = reader.or_default("BMC_PRIVILEGE", "", Privilege::parse);
+        let program = reader.program();
+        let extra = reader.extra();
+        let listen = reader.listen();
+        let request_timeout = reader.or_default("REQUEST_TIMEOUT", REQUEST_TIMEOUT, request_timeout);
+        let log_level = reader.or_default("RUST_LOG", "info", log_level);
+
+        if api_key.as_ref().is_some_and(|key| key.current().expose().len() < SHORT_KEY) {
+            reader
+                .warn(format!("API_KEY has fewer than {SHORT_KEY} characters and can be guessed: {NEW_KEY}"));
+        }
+        if cipher_suite == Some(CipherSuite::NONE) {
+            reader.warn("BMC_CIPHER_SUITE is 0: the BMC then takes any password; use 3 or 17".to_owned());
+        }
+        let Reader { errors, warnings, .. } = reader;
+        let config = || {
+            let keys = Keys { api_key: api_key? };
+            let bmc = Bmc {
+                program: program?,
+                host: host?,
+                port: port?,
+                user: user?,
+                password: password?,
+                cipher_suite: cipher_suite?,
+                privilege: privilege?,
+                extra: extra?,
+            };
+            let (listen, request_timeout, log_level) = (listen?, request_timeout?, log_level?);
+            Some(Self { keys, bmc, listen, request_timeout, log_level, warnings })
+        };
+        config().ok_or(errors)
+    }
+
+    /// `LISTEN_ADDR` alone: a health check needs nothing else.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read_listen(lookup: Lookup) -> Result<SocketAddr, Vec<StartupError>> {
+        let mut reader = Reader::new(lookup);
+        reader.listen().ok_or(reader.errors)
+    }
+}
+
+/// Reads variables and collects what is wrong with them: a getter's `None` has left its error behind.
+struct Reader<'a> {
+    lookup: Lookup<'a>,
+    errors: Vec<StartupError>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(lookup: Lookup<'a>) -> Self {
+        Self { lookup, errors: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    fn wrong<T>(&mut self, error: String) -> Option<T> {
+        self.errors.push(StartupError(error));
+        None
+    }
+
+    /// The variable's text, or the empty string where it is unset.
+    fn text(&mut self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name).unwrap_or_default();
+        value.into_string().or_else(|_| self.wrong(format!("{name}: expected text in UTF-8")).ok_or(())).ok()
+    }
+
+    fn required(&mut self, name: &str) -> Option<String> {
+        let text = self.text(name)?;
+        if text.is_empty() { self.wrong(format!("{name} is not set: it is required")) } else { Some(text) }
+    }
+
+    fn parse<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).or_else(|cause| self.wrong(format!("{name} is {text:?}: {cause}")).ok_or(())).ok()
+    }
+
+    fn or_default<T>(
+        &mut self,
+        name: &str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        self.parse(name, if text.is_empty() { default } else { &text }, parse)
+    }
+
+    /// A value that may come from a file, and that no message repeats.
+    fn credential(&mut self, name: &str, check: Check) -> Option<Credential> {
+        let file_name = format!("{name}_FILE");
+        let (value, file) = (self.text(name)?, self.text(&file_name)?);
+        match (&value[..], &file[..]) {
+            ("", "") => self.wrong(format!("{name} is not set: it is required, as {name} or {file_name}")),
+            (_, "") => Credential::fixed(name, &value, check)
+                .or_else(|cause| self.wrong(format!("{name}: {cause}")).ok_or(()))
+                .ok(),
+            ("", _) => Credential::file(name, Path::new(&file), check)
+                .or_else(|cause| self.wrong(format!("{file_name} is {file:?}: {cause}")).ok_or(()))
+                .ok(),
+            _ => self.wrong(format!("{name} and {file_name} are both set: expected one of them")),
+        }
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        let text = self.text("BMC_PORT")?;
+        // Kubernetes sets such a variable in every pod beside a Service that is named `bmc`.
+        if text.starts_with("tcp://") {
+            self.warn(format!(
+                "BMC_PORT is {text:?}, which Kubernetes made for a Service named bmc: ignored, 623 is used; \
+                 enableServiceLinks: false in the pod avoids it"
+            ));
+            return Some(623);
+        }
+        self.or_default("BMC_PORT", "623", |text| {
+            text.parse()
+                .ok()
+                .filter(|&port| port != 0)
+                .ok_or("expected a UDP port from 1 to 65535".to_owned())
+        })
+    }
+
+    fn program(&mut self) -> Option<PathBuf> {
+        let path = (self.lookup)("PATH");
+        self.or_default("IPMITOOL", "ipmitool", |name| {
+            find_program(name, path.as_deref()).map_err(|error| {
+                format!(
+                    "{error}: install ipmitool (Debian: apt-get install ipmitool) or set IPMITOOL to its path"
+                )
+            })
+        })
+    }
+
+    /// Not quoted: somebody may have put a password there.
+    fn extra(&mut self) -> Option<ExtraArguments> {
+        let text = self.text("IPMITOOL_ARGS")?;
+        ExtraArguments::parse(&text)
+            .or_else(|cause| self.wrong(format!("IPMITOOL_ARGS: {cause}")).ok_or(()))
+            .ok()
+    }
+
+    fn listen(&mut self) -> Option<SocketAddr> {
+        self.or_default("LISTEN_ADDR", "127.0.0.1:8080", |text| {
+            text.parse()
+                .map_err(|_| "expected an address and a port such as 127.0.0.1:8080 or [::]:8080".to_owned())
+        })
+    }
+}
+
+fn check_key(key: &str) -> Result<(), String> {
+    let lower = key.to_ascii_lowercase();
+    if PLACEHOLDERS.iter().any(|placeholder| lower.starts_with(placeholder)) {
+        return Err(format!("it is a guide's placeholder: {NEW_KEY}"));
+    }
+    // RFC 9110, 5.5: what a field value can carry from one end to the other.
+    let carried = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    if key.trim() != key || !key.as_bytes().iter().all(carried) {
+        return Err(format!("expected ASCII without control characters or spaces around it: {NEW_KEY}"));
+    }
+    Ok(())
+}
+
+fn check_user(user: &str) -> Result<(), String> {
+    check_login(user, MAX_USER)
+}
+
+fn check_password(password: &str) -> Result<(), String> {
+    check_login(password, MAX_PASSWORD)
+}
+
+fn check_login(value: &str, most: usize) -> Result<(), String> {
+    if value.is_empty() || value.len() > most || value.chars().any(char::is_control) {
+        let length = value.len();
+        return Err(format!(
+            "expected 1 to {most} bytes without control characters, as IPMI allows; it has {length}"
+        ));
+    }
+    Ok(())
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let is_address = text.parse::<std::net::IpAddr>().is_ok() || text.contains('%'); // fe80::1%eth0
+    if (is_name && !text.starts_with('-')) || (is_address && !text.contains([' ', '/', '['])) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a host name or an address, without a scheme, brackets or a port (the port goes into BMC_PORT)"
+        .to_owned())
+}
+
+fn request_timeout(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| REQUEST_TIMEOUTS.contains(seconds));
+    let (least, most) = (REQUEST_TIMEOUTS.start(), REQUEST_TIMEOUTS.end());
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("expected whole seconds from {least} to {most}"))
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[(&str, &str)] = &[
+        ("API_KEY", "0123456789abcdef"),
+        ("BMC_HOST", "192.0.2.1"),
+        ("BMC_USER", "admin"),
+        ("BMC_PASSWORD", "s3cret"),
+        ("IPMITOOL", "/bin/sh"),
+    ];
+
+    fn read(changes: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let lookup = |name: &str| {
+            let all = changes.iter().chain(GOOD);
+            all.into_iter().find(|(own, _)| *own == name).map(|(_, value)| OsString::from(value))
+        };
+        Config::read(&lookup).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_table() {
+        let config = read(&[]).unwrap();
+        let of = |name: &str| VARIABLES.iter().find(|variable| variable.name == name).unwrap().default;
+        assert_eq!(config.bmc.port.to_string(), of("BMC_PORT"));
+        assert_eq!(config.bmc.cipher_suite, CipherSuite::parse(of("BMC_CIPHER_SUITE")).unwrap());
+        assert_eq!(config.listen.to_string(), of("LISTEN_ADDR"));
+        assert_eq!(config.request_timeout.as_secs().to_string(), of("REQUEST_TIMEOUT"));
+        assert_eq!(config.log_level.as_str().to_lowercase(), of("RUST_LOG"));
+        assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named_at_once() {
+        let empty = |_: &str| None;
+        let errors = Config::read(&empty).unwrap_err();
+        let named: Vec<_> = errors.iter().map(|error| error.0.split(' ').next().unwrap()).collect();
+        assert_eq!(named, ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD", "IPMITOOL"]);
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset() {
+        let config = read(&[("BMC_PORT", ""), ("LISTEN_ADDR", ""), ("API_KEY_FILE", "")]).unwrap();
+        assert_eq!(config.bmc.port, 623);
+    }
+
+    #[test]
+    fn wrong_values_are_quoted_with_their_remedy() {
+        for (name, value, expected) in [
+            (
+                "BMC_CIPHER_SUITE",
+                "three",
+                "BMC_CIPHER_SUITE is \"three\": expected a number such as 3 or 17, or auto",
+            ),
+            ("BMC_PORT", "0", "BMC_PORT is \"0\": expected a UDP port from 1 to 65535"),
+            ("REQUEST_TIMEOUT", "6", "REQUEST_TIMEOUT is \"6\": expected whole seconds from 7 to 120"),
+            ("RUST_LOG", "loud", "RUST_LOG is \"loud\": expected off, error, warn, info, debug or trace"),
+        ] {
+            assert_eq!(read(&[(name, value)]).unwrap_err(), [expected]);
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        for valid in ["bmc", "bmc.lan", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "my_bmc-1.example.org"] {
+            assert!(host(valid).is_ok(), "{valid}");
+        }
+        for invalid in ["http://bmc", "bmc:623", "[::1]", "-H", "a b", "bmc/", "b\u{e9}", "a\nb"] {
+            assert!(host(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_meant_are_refused_and_never_repeated() {
+        for key in [
+            "REPLACE_WITH_KEY",
+            "your-api-key",
+            "YOUR_KEY",
+            "change-me-now",
+            "changeme",
+            "ChangeMe123",
+            " key",
+            "key ",
+            "k\u{e9}y",
+            "k\ty",
+        ] {
+            let errors = read(&[("API_KEY", key)]).unwrap_err();
+            assert!(errors[0].starts_with("API_KEY: ") && errors[0].ends_with(NEW_KEY), "{errors:?}");
+            assert!(!errors[0].contains(key), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_risky_is_warned_of() {
+        for (name, value, word) in [
+            ("API_KEY", "short", "guessed"),
+            ("BMC_CIPHER_SUITE", "0", "any password"),
+            ("BMC_PORT", "tcp://10.0.0.1:80", "enableServiceLinks"),
+        ] {
+            let warnings = read(&[(name, value)]).unwrap().warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains(word), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn the_readme_shows_the_same_variables() {
+        let documented: Vec<_> = include_str!("../README.md")
+            .lines()
+            .skip_while(|line| *line != "## Configuration")
+            .filter(|line| line.starts_with("| `"))
+            .take(VARIABLES.len())
+            .collect();
+        for (line, variable) in documented.iter().zip(VARIABLES) {
+            let Variable { name, default, meaning, from_file } = variable;
+            let file = if *from_file { format!(", `{name}_FILE`") } else { String::new() };
+            assert_eq!(*line, format!("| `{name}`{file} | {default} | {meaning} |"));
+        }
+        assert_eq!(documented.len(), VARIABLES.len());
+    }
+}

@@ -1,0 +1,269 @@
+//! Runs one `Invocation` under a deadline and an output cap, giving an `Outcome`. Knows no IPMI.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{Access, access};
+use rustix::io::{Errno, ioctl_fionbio, read, write};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::secret::Secret;
+
+/// `ipmitool` closes its session on SIGINT, mostly within 10 ms; a BMC has only about four of them to lose.
+pub const GRACE: Duration = Duration::from_millis(300);
+
+/// `ipmitool -v` prints about 2 KiB. What goes beyond the cap is read and thrown away.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// A quarter of what a pipe holds by default: a flood costs few system calls, and a worker's stack stays small.
+const CHUNK: usize = 16 * 1024;
+
+/// Reads that empty a default pipe, and one more.
+const LAST_CHUNKS: usize = 5;
+
+/// A killed process is gone at once, unless the kernel itself is stuck; then it is left to the kernel.
+const REAP: Duration = Duration::from_millis(100);
+
+/// Whoever reads its output wants it in English. Nothing else of our own environment is handed on.
+const LOCALE: (&str, &str) = ("LC_ALL", "C");
+
+/// A program with its arguments, and one secret for its environment.
+#[derive(Debug)]
+pub struct Invocation {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    pub secret: (&'static str, Secret),
+}
+
+impl Invocation {
+    /// The command line for the log, ready to paste into a shell that has the secret.
+    pub fn pasteable(&self) -> String {
+        let program = self.program.to_string_lossy();
+        let words = std::iter::once(&*program).chain(self.arguments.iter().map(String::as_str));
+        let (locale, secret) = (LOCALE, self.secret.0);
+        format!("env -i {}={} {secret}=\"${secret}\" {}", locale.0, locale.1, shell_words::join(words))
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    pub stdout: Output,
+    pub stderr: Output,
+    pub end: End,
+}
+
+/// The first bytes of an output, and whether more were thrown away.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub bytes: Vec<u8>,
+    pub truncated: bool,
+}
+
+/// `Exited(…) "…" and on standard error "…"`: what the log says at debug.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}, on standard error {:?}", self.end, self.stdout.text(), self.stderr.text())
+    }
+}
+
+impl Output {
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+}
+
+#[derive(Debug)]
+pub enum End {
+    Exited(ExitStatus),
+    /// Not done by the deadline (or at an interrupt), and therefore stopped.
+    Stopped,
+    /// Never ran.
+    NotStarted(io::Error),
+}
+
+/// Ends every run that shares it, now and from now on.
+#[derive(Debug, Clone)]
+pub struct Interrupt(Arc<OwnedFd>);
+
+impl Interrupt {
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Never undone: the descriptor stays readable.
+    pub fn raise(&self) {
+        let _ = write(&*self.0, &1u64.to_ne_bytes()); // fails only when it is raised already
+    }
+}
+
+/// The absolute path of a program, by the rules of a shell: as it stands when it names a folder, on `path`
+/// otherwise.
+///
+/// # Errors
+/// Why there is no such program to run.
+pub fn find_program(name: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
+    let runnable = |candidate: &Path| -> io::Result<PathBuf> {
+        let absolute = std::path::absolute(candidate)?;
+        if !absolute.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        access(&absolute, Access::EXEC_OK)?;
+        Ok(absolute)
+    };
+    if name.contains('/') {
+        return runnable(Path::new(name));
+    }
+    let folders = path.unwrap_or_default();
+    let mut found = std::env::split_paths(folders).filter_map(|folder| runnable(&folder.join(name)).ok());
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not found on PATH"))
+}
+
+/// Runs it to its end, or until `deadline`, by which it is dead and reaped in any case. Blocks.
+pub fn run(invocation: &Invocation, deadline: Instant, interrupt: &Interrupt) -> Outcome {
+    let child = Command::new(&invocation.program)
+        .args(&invocation.arguments)
+        .env_clear()
+        .env(LOCALE.0, LOCALE.1)
+        .env(invocation.secret.0, invocation.secret.1.expose())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0) // a Ctrl-C at our terminal is not meant for it
+        .spawn();
+    match child.and_then(Run::of) {
+        Ok(run) => run.watch(deadline, interrupt),
+        Err(error) => {
+            Outcome { stdout: Output::default(), stderr: Output::default(), end: End::NotStarted(error) }
+        }
+    }
+}
+
+/// A child with its outputs.
+struct Run {
+    child: Child,
+    /// Also its group's: it was made with `process_group(0)`.
+    pid: Pid,
+    /// A pidfd, since a pipe can outlive the child.
+    exited: OwnedFd,
+    stdout: Reader,
+    stderr: Reader,
+}
+
+impl Run {
+    fn of(mut child: Child) -> io::Result<Self> {
+        let pid = Pid::from_child(&child);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let watched = || {
+            let exited = pidfd_open(pid, PidfdFlags::empty())?;
+            Ok((exited, Reader::of(stdout.map(OwnedFd::from))?, Reader::of(stderr.map(OwnedFd::from))?))
+        };
+        match watched() {
+            Ok((exited, stdout, stderr)) => Ok(Self { child, pid, exited, stdout, stderr }),
+            Err(error) => {
+                // No descriptor left to watch it with. It had no time to send anything.
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn watch(mut self, deadline: Instant, interrupt: &Interrupt) -> Outcome {
+        let polite = deadline.checked_sub(GRACE).unwrap_or(deadline);
+        let in_time = self.has_exited_by(polite, Some(interrupt));
+        if !in_time {
+            let _ = kill_process_group(self.pid, Signal::INT);
+            self.has_exited_by(deadline.min(Instant::now() + GRACE), None);
+        }
+        // Also for a child that is gone, since it may have left some of its own. It is reaped only behind the last
+        // signal: until then its number cannot become another's.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        let gone = self.has_exited_by(Instant::now() + REAP, None);
+        let status = if gone { self.child.wait() } else { Err(io::Error::other("it cannot be killed")) };
+        self.stdout.read_last();
+        self.stderr.read_last();
+        let end = match status {
+            Ok(status) if in_time => End::Exited(status),
+            _ => End::Stopped,
+        };
+        Outcome { stdout: self.stdout.kept, stderr: self.stderr.kept, end }
+    }
+
+    /// Reads what it writes until it has exited, `until` has come or `interrupt` is raised.
+    fn has_exited_by(&mut self, until: Instant, interrupt: Option<&Interrupt>) -> bool {
+        loop {
+            let mut fds = vec![PollFd::new(&self.exited, PollFlags::IN)];
+            let pipes = [&self.stdout, &self.stderr].map(|reader| reader.pipe.as_ref());
+            fds.extend(pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            fds.extend(interrupt.map(|interrupt| PollFd::new(&*interrupt.0, PollFlags::IN)));
+            let left = until.saturating_duration_since(Instant::now());
+            let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+                Ok(ready) => ready,
+                Err(Errno::INTR) => continue,
+                Err(_) => return false,
+            };
+            let exited = !fds[0].revents().is_empty();
+            let interrupted = interrupt.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
+            if exited || interrupted || ready == 0 {
+                return exited;
+            }
+            self.stdout.read();
+            self.stderr.read();
+        }
+    }
+}
+
+/// The end of a pipe that is ours to read, until its end.
+struct Reader {
+    pipe: Option<OwnedFd>,
+    kept: Output,
+}
+
+impl Reader {
+    fn of(pipe: Option<OwnedFd>) -> io::Result<Self> {
+        if let Some(pipe) = &pipe {
+            ioctl_fionbio(pipe, true)?;
+        }
+        Ok(Self { pipe, kept: Output::default() })
+    }
+
+    /// Takes a chunk of what is there; true if there may be more.
+    fn read(&mut self) -> bool {
+        let mut chunk = [0; CHUNK];
+        let Some(pipe) = &self.pipe else { return false };
+        match read(pipe, &mut chunk) {
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Ok(0) | Err(_) => {
+                self.pipe = None;
+                false
+            }
+            Ok(length) => {
+                let room = MAX_OUTPUT - self.kept.bytes.len();
+                self.kept.bytes.extend_from_slice(&chunk[..length.min(room)]);
+                self.kept.truncated |= length > room;
+                length == CHUNK
+            }
+        }
+    }
+
+    /// What was written before the end; whoever still holds the pipe may write on, but nobody waits for it.
+    fn read_last(&mut self) {
+        for _ in 0..LAST_CHUNKS {
+            if !self.read() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The HTTP vocabulary: `Head` and `Response`, and how a head is read from bytes. Pure: no sockets here.
+
+use std::fmt::Write;
+
+pub use tiny_http::{Method, StatusCode};
+
+/// Room for any honest client's head; curl sends 100 bytes, a browser 1 KiB. The limit of most proxies.
+pub const MAX_HEAD: usize = 8 * 1024;
+
+/// Twice what a browser behind two proxies sends.
+const MAX_HEADERS: usize = 64;
+
+/// A webhook's body, which is read and thrown away: Alertmanager sends about 1 KiB an alert.
+pub const MAX_BODY: u64 = 64 * 1024;
+
+/// What goes before the body of a client that asked for leave to send it (RFC 9110, 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Everything of a request but its body.
+#[derive(Debug)]
+pub struct Head {
+    pub method: Method,
+    /// The path of the target, as sent, without the query: it is only ever compared with constants.
+    pub path: String,
+    /// Names as sent, values without surrounding white space.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Bytes of body that the client announced.
+    pub body_length: u64,
+    /// The client waits for `100 Continue` before it sends its body.
+    pub expects_continue: bool,
+    /// Who asks, for the log.
+    pub peer: String,
+}
+
+/// Why bytes are no head that we accept.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HeadError {
+    TooLarge,
+    /// The remedy: what was expected.
+    Malformed(&'static str),
+}
+
+use HeadError::{Malformed, TooLarge};
+
+/// Where the head ends in `bytes`, behind its empty line; `None` while that has not arrived. The bytes before
+/// `checked` were looked at in an earlier call.
+///
+/// httparse accepts a lone line feed as the end of a line, and proxies that disagree about it can be made to see
+/// two requests where we see one (RFC 9112, 11.2): a lone LF or CR, like any other control character, is refused
+/// before httparse sees the head.
+///
+/// # Errors
+/// `Malformed` at the first byte that no head can contain.
+pub fn head_end(bytes: &[u8], checked: usize) -> Result<Option<usize>, HeadError> {
+    for (at, &byte) in bytes.iter().enumerate().skip(checked) {
+        let after_cr = at > 0 && bytes[at - 1] == b'\r';
+        match byte {
+            b'\n' if !after_cr => return Err(Malformed("expected every line to end with CR LF")),
+            b'\n' if bytes[..=at].ends_with(b"\r\n\r\n") => return Ok(Some(at + 1)),
+            b'\n' => {}
+            _ if after_cr => return Err(Malformed("expected a line feed behind each carriage return")),
+            b'\r' | b'\t' => {}
+            0..=0x1f | 0x7f => {
+                return Err(Malformed(
+                    "expected plain HTTP, without control characters (is this a TLS client?)",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+impl Head {
+    /// Reads a whole head, up to and including its empty line (RFC 9112, sections 2 to 6).
+    ///
+    /// # Errors
+    /// `Malformed` for anything a strict reader of RFC 9112 would not accept, `TooLarge` for too many headers.
+    pub fn parse(bytes: &[u8], peer: String) -> Result<Self, HeadError> {
+        // RFC 9112, 2.2: one empty line before the request line is skipped.
+        let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+        if bytes.starts_with(b"\r\n") {
+            return Err(Malformed("expected a request line"));
+        }
+        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut room);
+        let length = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => {
+                return Err(Malformed("expected a request line and header fields"));
+            }
+            Err(error) => return Err(from_httparse(error)),
+        };
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version)
+        else {
+            return Err(Malformed("expected a method, a target and a version in the request line"));
+        };
+        if length != bytes.len() {
+            return Err(Malformed("expected one empty line at the end of the head"));
+        }
+        let fields = request.headers.iter();
+        let headers: Vec<_> =
+            fields.map(|field| (field.name.to_owned(), trimmed(field.value).to_vec())).collect();
+        Self::assemble(method, target, version, headers, peer)
+    }
+
+    fn assemble(
+        method: &str,
+        target: &str,
+        version: u8,
+        headers: Vec<(String, Vec<u8>)>,
+        peer: String,
+    ) -> Result<Self, HeadError> {
+        let mut head = Self {
+            method: method.parse().map_err(|()| Malformed("expected an ASCII method"))?,
+            path: path_of(target)?.to_owned(),
+            headers,
+            body_length: 0,
+            expects_continue: false,
+            peer,
+        };
+        head.check_host(version)?;
+        head.body_length = head.announced_body()?;
+        head.expects_continue = version == 1
+            && head.body_length > 0
+            && head.values("Expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        Ok(head)
+    }
+
+    /// The values of every field of that name (RFC 9110, 5.1: names are case-insensitive).
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers
+            .iter()
+            .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| &value[..])
+    }
+
+    /// RFC 9112, 3.2: exactly one valid `Host` in HTTP/1.1, at most one in HTTP/1.0.
+    fn check_host(&self, version: u8) -> Result<(), HeadError> {
+        let hosts: Vec<_> = self.values("Host").collect();
+        match hosts[..] {
+            [] if version == 0 => Ok(()),
+            [host] if is_host(host) => Ok(()),
+            [_] => Err(Malformed("expected a host name or address, and perhaps a port, in Host")),
+            _ => Err(Malformed("expected exactly one Host field")),
+        }
+    }
+
+    /// RFC 9112, 6.3, without the parts that smuggling is made of: no transfer coding at all, and one length.
+    fn announced_body(&self) -> Result<u64, HeadError> {
+        if self.values("Transfer-Encoding").next().is_some() {
+            return Err(Malformed("Transfer-Encoding is not accepted: send the body with Content-Length"));
+        }
+        let lengths: Vec<_> = self.values("Content-Length").collect();
+        match lengths[..] {
+            [] => Ok(0),
+            [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
+                // More digits than a u64 holds is simply far too much.
+                Ok(str::from_utf8(length).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
+            }
+            [_] => Err(Malformed("expected a plain decimal number in Content-Length")),
+            _ => Err(Malformed("expected at most one Content-Length field")),
+        }
+    }
+}
+
+fn from_httparse(error: httparse::Error) -> HeadError {
+    use httparse::Error;
+    match error {
+        Error::TooManyHeaders => TooLarge,
+        Error::HeaderName => Malformed("expected header fields of the form NAME: VALUE, one a line"),
+        Error::HeaderValue => Malformed("expected header values without control characters"),
+        Error::Version => Malformed("expected HTTP/1.1 or HTTP/1.0"),
+        Error::Token | Error::NewLine | Error::Status => {
+            Malformed("expected a request line such as GET /health HTTP/1.1")
+        }
+    }
+}
+
+/// The path of a request target in origin form, absolute form or asterisk form (RFC 9112, 3.2).
+fn path_of(target: &str) -> Result<&str, HeadError> {
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) || target.contains('#') {
+        return Err(Malformed("expected a target of ASCII characters, without a fragment"));
+    }
+    let scheme = "http://";
+    let is_absolute = target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let origin = if is_absolute {
+        let rest = &target[scheme.len()..];
+        let authority = rest.find(['/', '?']).unwrap_or(rest.len());
+        if authority == 0 || !is_host(&rest.as_bytes()[..authority]) {
+            return Err(Malformed("expected a host in the target"));
+        }
+        &rest[authority..]
+    } else if target == "*" || target.starts_with('/') {
+        target
+    } else {
+        return Err(Malformed("expected a target that begins with /"));
+    };
+    let path = origin.split('?').next().unwrap_or(origin);
+    Ok(if path.is_empty() { "/" } else { path })
+}
+
+/// `uri-host [":" port]` (RFC 9110, 7.2), by its characters: the value is checked, never used.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.iter().rposition(|&byte| byte == b':') {
+        Some(colon) if !value[colon..].contains(&b']') => (&value[..colon], &value[colon + 1..]),
+        _ => (value, &b""[..]),
+    };
+    let literal = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    let host_is_valid = match literal {
+        Some(address) => {
+            !address.is_empty()
+                && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte))
+        }
+        None => host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte)),
+    };
+    host_is_valid && port.iter().all(u8::is_ascii_digit)
+}
+
+/// Without the optional white space around a field's value (RFC 9110, 5.5): spaces and tabs, nothing else.
+fn trimmed(value: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !b" \t".contains(byte);
+    let start = value.iter().position(is_text).unwrap_or(value.len());
+    let end = value.iter().rposition(is_text).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+/// A finished reply. Every one is a JSON object that closes its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+impl Response {
+    /// The bytes of the reply as HTTP/1.1. A reply to HEAD has the head of the one to GET and no body
+    /// (RFC 9110, 9.3.2).
+    pub fn to_bytes(&self, to_head: bool) -> Vec<u8> {
+        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
+        for (name, value) in &self.headers {
+            let _ = write!(text, "{name}: {value}\r\n"); // writing to a String cannot fail
+        }
+        let length = self.body.len();
+        let _ = write!(
+            text,
+            "Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\
+             Connection: close\r\n\r\n"
+        );
+        if !to_head {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Head, HeadError> {
+        let end = head_end(text.as_bytes(), 0)?.ok_or(Malformed("no end"))?;
+        Head::parse(&text.as_bytes()[..end], "test".into())
+    }
+
+    #[test]
+    fn a_plain_request_is_read() {
+        let head = parse("POST /power/on?x=1 HTTP/1.1\r\nHost: a:8080\r\nX-API-Key: \t k \r\n\r\n").unwrap();
+        assert_eq!((head.method.as_str(), &head.path[..], head.body_length), ("POST", "/power/on", 0));
+        assert_eq!(head.values("x-api-key").collect::<Vec<_>>(), [b"k"]);
+    }
+
+    #[test]
+    fn targets_give_their_path() {
+        for (target, path) in [
+            ("/health", Ok("/health")),
+            ("/health?", Ok("/health")),
+            ("//health", Ok("//health")),
+            ("/health/../x", Ok("/health/../x")),
+            ("/%68ealth", Ok("/%68ealth")),
+            ("http://bmc.example:80/health?q", Ok("/health")),
+            ("HTTP://a/health", Ok("/health")),
+            ("http://a", Ok("/")),
+            ("http://a?x", Ok("/")),
+            ("*", Ok("*")),
+            ("http:///health", Err(())),
+            ("https://a/health", Err(())),
+            ("a:443", Err(())),
+            ("health", Err(())),
+            ("/health#x", Err(())),
+            ("/h\u{e9}alth", Err(())),
+        ] {
+            assert_eq!(path_of(target).map_err(|_| ()), path, "{target}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_checked_by_their_characters() {
+        for valid in ["a", "a:80", "a:", "[::1]", "[::1]:80", "192.0.2.1:8080", "", "a_b.c"] {
+            assert!(is_host(valid.as_bytes()), "{valid}");
+        }
+        for invalid in ["a b", "a/b", "a:b", "[::1", "::1", "a@b", "a:80:80", "[]", "a,\"b"] {
+            assert!(!is_host(invalid.as_bytes()), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn heads_that_are_refused() {
+        let ok = "Host: a\r\n";
+        for text in [
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\n\r\n".to_owned(),
+            format!("GET / HTTP/1.1\r\n{ok}{ok}\r\n"),
+            "GET / HTTP/1.1\nHost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: a\0\r\n\r\n".to_owned(),
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(),
+            "GET /\r\nHost: a\r\n\r\n".to_owned(),
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            format!("GET / HTTP/1.1\r\n{ok}Name : x\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\n{ok}a: b\r\n folded\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Transfer-Encoding: chunked\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Content-Length: 4\r\nContent-Length: 4\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Content-Length: +4\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Content-Length: 4, 4\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Content-Length: \r\n\r\n"),
+            "\u{16}\u{3}\u{1}".to_owned(),
+        ] {
+            assert!(matches!(parse(&text), Err(Malformed(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_empty_line_before_the_request_is_skipped() {
+        // The head that follows the empty line has its own end, so the first CR LF must not hide it.
+        assert_eq!(parse("\r\nGET /health HTTP/1.0\r\n\r\n").unwrap().path, "/health");
+    }
+
+    #[test]
+    fn too_many_headers_are_too_large() {
+        let many = "a: b\r\n".repeat(MAX_HEADERS);
+        assert_eq!(parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")).unwrap_err(), TooLarge);
+    }
+
+    #[test]
+    fn a_length_beyond_any_number_is_still_a_length() {
+        let head = parse("POST / HTTP/1.0\r\nContent-Length: 99999999999999999999999\r\n\r\n").unwrap();
+        assert_eq!(head.body_length, u64::MAX);
+    }
+
+    #[test]
+    fn a_head_in_pieces_ends_where_the_whole_one_does() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let mut found = None;
+        for arrived in 1..=text.len() {
+            found = found.or(head_end(&text[..arrived], arrived - 1).unwrap());
+        }
+        assert_eq!(found, head_end(text, 0).unwrap());
+        assert_eq!(found, Some(text.len() - 4));
+    }
+}

@@ -1,0 +1,90 @@
+//! The nouns of IPMI chassis power: `Command`, the whole allow-list, and the line by which each one succeeds.
+
+/// Everything this program can ask a BMC to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Asking again is harmless, and several who ask may share the answer.
+    Read(Read),
+    /// Must be sent at most once.
+    Change(Change),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// Get Chassis Status (IPMI 2.0, 28.2).
+    PowerStatus,
+}
+
+/// Chassis Control (IPMI 2.0, 28.3).
+#[allow(clippy::enum_variant_names)] // their names in the field: "on" or "reset" alone say too little
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    PowerOn,
+    /// Emulates a press of the power button: the operating system is asked to shut down.
+    PowerSoft,
+    /// Cuts the power.
+    PowerOff,
+    /// Off, and on again after at least a second.
+    PowerCycle,
+    /// A hard reset, without loss of power.
+    PowerReset,
+}
+
+/// Whether the server has power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    On,
+    Off,
+}
+
+impl Command {
+    /// The command as `ipmitool` takes it, and as replies name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read(Read::PowerStatus) => "power status",
+            Self::Change(Change::PowerOn) => "power on",
+            Self::Change(Change::PowerSoft) => "power soft",
+            Self::Change(Change::PowerOff) => "power off",
+            Self::Change(Change::PowerCycle) => "power cycle",
+            Self::Change(Change::PowerReset) => "power reset",
+        }
+    }
+
+    /// `ipmitool`'s last arguments.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        self.name().split(' ')
+    }
+}
+
+impl Change {
+    /// The line that `ipmitool` prints once the BMC has acknowledged the change.
+    pub const fn success_line(self) -> &'static str {
+        match self {
+            Self::PowerOn => "Chassis Power Control: Up/On",
+            Self::PowerSoft => "Chassis Power Control: Soft",
+            Self::PowerOff => "Chassis Power Control: Down/Off",
+            Self::PowerCycle => "Chassis Power Control: Cycle",
+            Self::PowerReset => "Chassis Power Control: Reset",
+        }
+    }
+}
+
+impl Power {
+    pub const ALL: [Self; 2] = [Self::On, Self::Off];
+
+    /// The word in replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+
+    /// The line that answers `power status`.
+    pub const fn status_line(self) -> &'static str {
+        match self {
+            Self::On => "Chassis Power is on",
+            Self::Off => "Chassis Power is off",
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The small thread pool: two lanes of one worker each, changes and reads.
+//!
+//! Changes run strictly in the order in which they arrived. Reads that wait for the same command share its run. So a
+//! change never waits behind a dashboard, and the BMC sees at most two sessions.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use log::info;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+
+use crate::http::Response;
+use crate::ipmi::Command;
+use crate::reply::Problem;
+use crate::sidecar::{Admitted, Sidecar};
+
+/// At two seconds a change the last of them could still start in time; more would only wait for a 503.
+const MAX_CHANGES: usize = 8;
+
+/// Who waits for an answer: a number that is given once.
+pub type ClientId = u64;
+
+/// Takes commands and gives back replies; drop it to let the workers go once they are done.
+#[derive(Debug)]
+pub struct Lanes {
+    changes: Arc<Lane>,
+    reads: Arc<Lane>,
+    outbox: Arc<Outbox>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn start(sidecar: &Arc<Sidecar>) -> io::Result<Self> {
+        let outbox = Arc::new(Outbox::new()?);
+        let mut lanes = Self { changes: Arc::default(), reads: Arc::default(), outbox, workers: Vec::new() };
+        for (name, lane) in [("changes", lanes.changes.clone()), ("reads", lanes.reads.clone())] {
+            let (sidecar, outbox) = (sidecar.clone(), lanes.outbox.clone());
+            let worker = move || lane.work(&sidecar, &outbox);
+            lanes.workers.push(thread::Builder::new().name(name.to_owned()).spawn(worker)?);
+        }
+        Ok(lanes)
+    }
+
+    /// Puts a command into its lane.
+    ///
+    /// # Errors
+    /// What is in its way.
+    pub fn submit(&self, client: ClientId, admitted: Admitted) -> Result<(), Problem> {
+        match admitted.command() {
+            Command::Read(_) => self.reads.join(client, admitted),
+            Command::Change(_) => self.changes.append(client, admitted)?,
+        }
+        Ok(())
+    }
+
+    /// The client is gone: what nobody waits for any more, and has not started, is not run.
+    pub fn abandon(&self, client: ClientId) {
+        self.changes.abandon(client);
+        self.reads.abandon(client);
+    }
+
+    /// What has not started never will.
+    pub fn cancel(&self) {
+        self.changes.state().waiting.clear();
+        self.reads.state().waiting.clear();
+    }
+
+    /// Readable when there are replies to take.
+    pub fn wake(&self) -> &OwnedFd {
+        &self.outbox.wake
+    }
+
+    pub fn take_replies(&self) -> Vec<(ClientId, Response)> {
+        self.outbox.take()
+    }
+
+    /// Whether nothing runs and nothing waits.
+    pub fn are_idle(&self) -> bool {
+        self.changes.is_idle() && self.reads.is_idle()
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.changes.close();
+        self.reads.close();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join(); // a worker's panics are caught where they happen
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    running: bool,
+    closed: bool,
+}
+
+/// A command and all who wait for it; its deadline is that of the first.
+#[derive(Debug)]
+struct Job {
+    admitted: Admitted,
+    clients: Vec<ClientId>,
+}
+
+impl Lane {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits with others for a run that has not started, or asks for a new one.
+    fn join(&self, client: ClientId, admitted: Admitted) {
+        let mut state = self.state();
+        match state.waiting.iter_mut().find(|job| job.admitted.command() == admitted.command()) {
+            Some(job) => job.clients.push(client),
+            None => state.waiting.push_back(Job { admitted, clients: vec![client] }),
+        }
+        self.changed.notify_one();
+    }
+
+    /// Queues behind all that came before.
+    fn append(&self, client: ClientId, admitted: Admitted) -> Result<(), Problem> {
+        let mut state = self.state();
+        if state.waiting.len() >= MAX_CHANGES {
+            return Err(Problem::Busy("too many changes are waiting"));
+        }
+        info!("{admitted} accepted");
+        state.waiting.push_back(Job { admitted, clients: vec![client] });
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn abandon(&self, client: ClientId) {
+        let mut state = self.state();
+        state.waiting.retain_mut(|job| {
+            job.clients.retain(|waiting| *waiting != client);
+            if job.clients.is_empty() {
+                info!("{} not run: the client hung up before it started", job.admitted);
+            }
+            !job.clients.is_empty()
+        });
+    }
+
+    fn is_idle(&self) -> bool {
+        let state = self.state();
+        !state.running && state.waiting.is_empty()
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The next command, as soon as there is one; `None` once the lane is closed and empty.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.waiting.pop_front() {
+                state.running = true;
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self, sidecar: &Sidecar, outbox: &Outbox) {
+        while let Some(Job { admitted, clients }) = self.next() {
+            // The sidecar's own locks survive a panic: they hold nothing half-done.
+            let response = catch_unwind(AssertUnwindSafe(|| sidecar.carry_out(&admitted)))
+                .unwrap_or_else(|_| Problem::Panic.reply(Some(admitted.command())));
+            // Before the wake-up, so that who looks then finds the lane idle.
+            self.state().running = false;
+            outbox.put(&clients, &response);
+        }
+    }
+}
+
+/// Replies on their way to the thread that owns the sockets.
+#[derive(Debug)]
+struct Outbox {
+    replies: Mutex<Vec<(ClientId, Response)>>,
+    wake: OwnedFd,
+}
+
+impl Outbox {
+    fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { replies: Mutex::default(), wake })
+    }
+
+    fn replies(&self) -> MutexGuard<'_, Vec<(ClientId, Response)>> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, clients: &[ClientId], response: &Response) {
+        self.replies().extend(clients.iter().map(|client| (*client, response.clone())));
+        let _ = write(&self.wake, &1u64.to_ne_bytes()); // fails only when it is readable anyway
+    }
+
+    fn take(&self) -> Vec<(ClientId, Response)> {
+        let _ = read(&self.wake, &mut [0; 8]); // fails only when there is nothing to take
+        std::mem::take(&mut *self.replies())
+    }
+}

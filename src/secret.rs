@@ -1,0 +1,168 @@
+//! `Secret`: prints as `<secret>`, compares in constant time. `Credential`: one that `X` or `X_FILE` supplies.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use subtle::ConstantTimeEq;
+
+/// A mounted secret is one short line; anything larger is the wrong file.
+const MAX_FILE: usize = 4 * 1024;
+
+/// A rotated file counts within a second, and a flood of requests costs one read a second.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// A value that must never be printed.
+#[derive(Clone)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    pub fn new(value: &str) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that has to hand it on.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares without telling by its duration where the first difference is; only the length shows.
+    pub fn matches(&self, offered: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(offered).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// What a value must satisfy, at the start and whenever its file is read again. The error says what was
+/// expected and never repeats the value.
+pub type Check = fn(&str) -> Result<(), String>;
+
+/// A configured value: fixed for the life of the process, or read from a file that may change.
+#[derive(Debug)]
+pub struct Credential {
+    name: String,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Fixed(Secret),
+    File { path: PathBuf, check: Check, last: Mutex<Reading> },
+}
+
+#[derive(Debug)]
+struct Reading {
+    value: Secret,
+    at: Instant,
+    complained: bool,
+}
+
+impl Credential {
+    /// # Errors
+    /// What `check` says of the value.
+    pub fn fixed(name: &str, value: &str, check: Check) -> Result<Self, String> {
+        let value = without_newline(value);
+        check(value)?;
+        Ok(Self { name: name.to_owned(), source: Source::Fixed(Secret::new(value)) })
+    }
+
+    /// # Errors
+    /// Why the file cannot be used: it is missing, not a regular file, too large, or `check` refuses its text.
+    pub fn file(name: &str, path: &Path, check: Check) -> Result<Self, String> {
+        let value = read(path, check)?;
+        let last = Mutex::new(Reading { value, at: Instant::now(), complained: false });
+        Ok(Self { name: name.to_owned(), source: Source::File { path: path.to_owned(), check, last } })
+    }
+
+    /// The value as of now. A file that has become unusable keeps its last good value and is reported once.
+    pub fn current(&self) -> Secret {
+        let (path, check, last) = match &self.source {
+            Source::Fixed(value) => return value.clone(),
+            Source::File { path, check, last } => (path, *check, last),
+        };
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.at.elapsed() >= REREAD_AFTER {
+            last.at = Instant::now();
+            match read(path, check) {
+                Ok(value) => {
+                    if !last.value.matches(value.expose().as_bytes()) {
+                        info!("{}: its file has a new value, used from now on", self.name);
+                    }
+                    last.value = value;
+                    last.complained = false;
+                }
+                Err(cause) if !last.complained => {
+                    warn!("{}: {} {cause}; its last good value stays in use", self.name, path.display());
+                    last.complained = true;
+                }
+                Err(_) => {}
+            }
+        }
+        last.value.clone()
+    }
+}
+
+fn read(path: &Path, check: Check) -> Result<Secret, String> {
+    let unreadable = |error| format!("cannot be read ({error})");
+    // Looked at before it is opened: opening a FIFO would wait for its writer.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err("expected a regular file".to_owned());
+    }
+    let mut bytes = Vec::with_capacity(MAX_FILE + 1);
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > MAX_FILE {
+        return Err(format!("expected a file of at most {MAX_FILE} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "expected a text file in UTF-8".to_owned())?;
+    let value = without_newline(&text);
+    if value.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    check(value)?;
+    Ok(Secret::new(value))
+}
+
+/// `echo` and most editors end a file with a newline, and `echo key | base64` puts one into a Kubernetes Secret.
+fn without_newline(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_prints_itself() {
+        let secret = Secret::new("hunter2");
+        let credential = Credential::fixed("API_KEY", "hunter2", |_| Ok(())).unwrap();
+        assert_eq!(format!("{secret:?}"), "<secret>");
+        assert!(!format!("{credential:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_matches_only_itself() {
+        let secret = Secret::new("hunter2");
+        assert!(secret.matches(b"hunter2"));
+        for other in ["", "hunter", "hunter22", "Hunter2", "hunter2\0"] {
+            assert!(!secret.matches(other.as_bytes()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn one_trailing_newline_is_dropped() {
+        for (text, value) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("\n", "")] {
+            assert_eq!(without_newline(text), value, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The heart, in two steps: `admit` decides at once, `carry_out` runs the command and answers. The faces meet here.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, debug, log};
+
+use crate::auth::{Authorised, Keys};
+use crate::exec::{self, Interrupt};
+use crate::http::{Head, Response};
+use crate::ipmi::{Command, Read};
+use crate::ipmitool::{self, Answer, Bmc, Failure, Login};
+use crate::reply::{self, Problem};
+use crate::route::{self, Route};
+
+/// A change starts only while this much is left: most BMCs acknowledge one within 3 s, and one that is killed
+/// half-way has an unknown outcome.
+const CHANGE_NEEDS: Duration = Duration::from_secs(5);
+
+/// A read that is cut short does no harm, but it needs time for an answer: a quick BMC takes 0.1 s.
+const READ_NEEDS: Duration = Duration::from_secs(1);
+
+/// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
+const LOCKOUT: Duration = Duration::from_secs(60);
+
+/// A failure that goes on is worth a line in the log this often.
+const REMIND: Duration = Duration::from_secs(3600);
+
+/// Carries out commands on one BMC for those who bring a key.
+#[derive(Debug)]
+pub struct Sidecar {
+    keys: Keys,
+    bmc: Bmc,
+    request_timeout: Duration,
+    interrupt: Interrupt,
+    rejected: Mutex<Option<Rejected>>,
+    refusals: Mutex<Repeats>,
+    statuses: Mutex<Repeats>,
+}
+
+/// What is to become of a request, by its head.
+#[derive(Debug)]
+pub enum Admission {
+    Reply(Response),
+    Command(Admitted),
+}
+
+/// A command on its way, with the moment by which it must be answered.
+#[derive(Debug)]
+pub struct Admitted {
+    authorised: Authorised,
+    peer: String,
+    received: Instant,
+    deadline: Instant,
+}
+
+/// A login that the BMC did not take.
+#[derive(Debug)]
+struct Rejected {
+    login: Login,
+    failure: Failure,
+    until: Instant,
+}
+
+impl Admitted {
+    pub const fn command(&self) -> Command {
+        self.authorised.command()
+    }
+}
+
+/// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a command.
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} from {})", self.command().name(), self.authorised.key(), self.peer)
+    }
+}
+
+impl Sidecar {
+    pub fn new(keys: Keys, bmc: Bmc, request_timeout: Duration, interrupt: Interrupt) -> Self {
+        let (rejected, refusals, statuses) = Default::default();
+        Self { keys, bmc, request_timeout, interrupt, rejected, refusals, statuses }
+    }
+
+    /// Step one, which takes microseconds.
+    pub fn admit(&self, head: &Head) -> Admission {
+        let admission = match route::find(&head.method, &head.path) {
+            Ok(Route::Health) => Admission::Reply(reply::health()),
+            Ok(Route::Power(command)) => self.authorise(head, command),
+            Err(no_route) => Admission::Reply(Problem::from(no_route).reply(None)),
+        };
+        let result = match &admission {
+            Admission::Reply(response) => response.status.0.to_string(),
+            Admission::Command(_) => "admitted".to_owned(),
+        };
+        debug!("{} {:?} from {}: {result}", head.method, head.path, head.peer);
+        admission
+    }
+
+    fn authorise(&self, head: &Head, command: Command) -> Admission {
+        match self.keys.authorise(head, command) {
+            Ok(authorised) => Admission::Command(self.accept(authorised, head.peer.clone())),
+            Err(refusal) => {
+                let problem = Problem::from(refusal);
+                let level = locked(&self.refusals).level_of(&problem);
+                log!(level, "{} from {}: {}", command.name(), head.peer, problem.explain());
+                Admission::Reply(problem.reply(Some(command)))
+            }
+        }
+    }
+
+    fn accept(&self, authorised: Authorised, peer: String) -> Admitted {
+        let received = Instant::now();
+        Admitted { authorised, peer, received, deadline: received + self.request_timeout }
+    }
+
+    /// Step two: runs the command and answers, by its deadline at the latest. Blocks.
+    pub fn carry_out(&self, admitted: &Admitted) -> Response {
+        let command = admitted.command();
+        let result = self.attempt(admitted);
+        let level = match (command, &result) {
+            (Command::Change(_), Ok(_)) => Level::Info,
+            (Command::Change(_), Err(_)) => Level::Warn,
+            (Command::Read(_), Ok(_)) => locked(&self.statuses).level_of_success(),
+            (Command::Read(_), Err(problem)) => locked(&self.statuses).level_of(problem),
+        };
+        let (said, response) = match result {
+            Ok(answer) => (answer.line().to_owned(), reply::answer(answer)),
+            Err(problem) => (problem.explain(), problem.reply(Some(command))),
+        };
+        log!(level, "{admitted} answered after {} ms: {said}", admitted.received.elapsed().as_millis());
+        response
+    }
+
+    fn attempt(&self, admitted: &Admitted) -> Result<Answer, Problem> {
+        let needs = match admitted.command() {
+            Command::Change(_) => CHANGE_NEEDS,
+            Command::Read(_) => READ_NEEDS,
+        };
+        if admitted.deadline.saturating_duration_since(Instant::now()) < needs {
+            return Err(Problem::Busy("earlier commands took the time it had"));
+        }
+        let login = self.bmc.login();
+        self.recall_rejection(&login)?;
+        let result = self.run(&admitted.authorised, &login, admitted.deadline);
+        if let Err(failure @ (Failure::BadPassword | Failure::UnknownUser)) = &result {
+            let until = Instant::now() + LOCKOUT;
+            *locked(&self.rejected) = Some(Rejected { login, failure: failure.clone(), until });
+        }
+        result.map_err(Problem::Run)
+    }
+
+    /// A login that was rejected less than `LOCKOUT` ago is not tried again; a new one is, at once.
+    fn recall_rejection(&self, login: &Login) -> Result<(), Problem> {
+        match &*locked(&self.rejected) {
+            Some(Rejected { login: rejected, failure, until })
+                if rejected.is(login) && *until > Instant::now() =>
+            {
+                Err(Problem::Remembered(failure.clone(), until.saturating_duration_since(Instant::now())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run(&self, authorised: &Authorised, login: &Login, deadline: Instant) -> Result<Answer, Failure> {
+        let invocation = self.bmc.invocation(authorised, login);
+        debug!("running {}", invocation.pasteable());
+        let outcome = exec::run(&invocation, deadline, &self.interrupt);
+        debug!("{outcome}");
+        ipmitool::read_outcome(authorised.command(), &outcome)
+    }
+
+    /// One `power status` for the operator at the command line.
+    ///
+    /// # Errors
+    /// Why it failed, explained.
+    pub fn check(&self) -> Result<&'static str, String> {
+        let admitted = self.accept(Authorised::by_operator(Read::PowerStatus), "the command line".to_owned());
+        self.attempt(&admitted).map(Answer::line).map_err(|problem| problem.explain())
+    }
+
+    /// Ends the runs of both lanes, now and from now on.
+    pub fn interrupt(&self) {
+        self.interrupt.raise();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a failure that repeats itself, poll after poll, from filling a disk.
+#[derive(Debug, Default)]
+struct Repeats {
+    failing: Option<(String, Instant)>,
+}
+
+impl Repeats {
+    /// A warning the first time, when the failure changes, and once in `REMIND`.
+    fn level_of(&mut self, problem: &Problem) -> Level {
+        let explained = problem.explain();
+        match &self.failing {
+            Some((last, at)) if *last == explained && at.elapsed() < REMIND => Level::Debug,
+            _ => {
+                self.failing = Some((explained, Instant::now()));
+                Level::Warn
+            }
+        }
+    }
+
+    /// Worth a line only as the end of a failure.
+    fn level_of_success(&mut self) -> Level {
+        if self.failing.take().is_some() { Level::Info } else { Level::Debug }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_repeats_itself_is_logged_once() {
+        let (one, other) = (Problem::Run(Failure::BadPassword), Problem::Run(Failure::TimedOut));
+        let mut repeats = Repeats::default();
+        assert_eq!(repeats.level_of_success(), Level::Debug);
+        assert_eq!(repeats.level_of(&one), Level::Warn);
+        assert_eq!(repeats.level_of(&one), Level::Debug);
+        assert_eq!(repeats.level_of(&other), Level::Warn);
+        assert_eq!(repeats.level_of_success(), Level::Info);
+        assert_eq!(repeats.level_of(&other), Level::Warn);
+    }
+}

@@ -1,0 +1,256 @@
+//! The front door: what it lets in, what it turns away, and that nobody holds it shut.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Connection, KEY, Sidecar, SimulatedBmc};
+
+/// For what waits for nothing, on a crowded machine.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// A whole request must come within 5 s.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+
+const HANGING: &str = "exec sleep 600";
+const ANSWERING: &str = "echo 'Chassis Power is on'";
+
+fn healthy() -> Value {
+    json!({"status": "healthy", "service": "ipmi-sidecar"})
+}
+
+fn is_on() -> Value {
+    json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"})
+}
+
+#[test]
+fn health_answers_at_once_while_both_lanes_hang() {
+    let sidecar = Sidecar::with_fake_ipmitool(HANGING).start();
+    let _change = sidecar.post("/power/on").key(KEY).begin();
+    let _read = sidecar.get("/power/status").key(KEY).begin();
+    sidecar.ipmitool_is_run(2);
+    for _ in 0..20 {
+        sidecar.get("/health").expect(200, healthy()).within(AT_ONCE);
+    }
+}
+
+#[test]
+fn a_slow_client_holds_up_nobody() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let head = sidecar.get("/power/status").key(KEY).bytes();
+    let (first, rest) = head.split_at(10);
+    let slow: Vec<_> = (0..50).map(|_| sidecar.connect().write(first)).collect();
+    for _ in 0..10 {
+        sidecar.get("/health").expect(200, healthy()).within(AT_ONCE);
+        sidecar.get("/power/status").key(KEY).expect(200, is_on());
+    }
+    for connection in slow {
+        connection.write(rest).reply().expect(200, is_on());
+    }
+}
+
+#[test]
+fn a_request_in_single_bytes_is_a_request() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let bytes = sidecar.get("/power/status").key(KEY).bytes();
+    let connection = bytes.iter().fold(sidecar.connect(), |connection, byte| connection.write(&[*byte]));
+    connection.reply().expect(200, is_on());
+}
+
+#[test]
+fn a_request_that_never_ends_is_given_up() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let started = Instant::now();
+    let half = sidecar.connect().write(b"GET /health HTTP/1.1\r\nHost: a\r\n");
+    let silent = sidecar.connect();
+    half.reply().expect_failure(408, "request_timeout");
+    assert!(started.elapsed() > REQUEST_LIMIT.mul_f32(0.9) && started.elapsed() < REQUEST_LIMIT * 2);
+    // Whether a client that never said a word is told why or not, it is let go.
+    silent.let_go();
+}
+
+#[test]
+fn a_body_that_never_comes_is_given_up() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
+    let head = format!("POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Length: 4\r\n\r\n");
+    sidecar.raw(head.as_bytes()).expect_failure(408, "request_timeout").within(REQUEST_LIMIT * 2);
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+#[test]
+fn a_head_of_eight_kib_is_read_and_a_longer_one_is_not() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let padded = |room: usize| {
+        let plain = sidecar.get("/health").header("X-Padding", "").bytes().len();
+        sidecar.get("/health").header("X-Padding", &"x".repeat(room - plain))
+    };
+    padded(8 * 1024).expect(200, healthy());
+    padded(8 * 1024 + 1).expect_failure(431, "head_too_large");
+    padded(60 * 1024).expect_failure(431, "head_too_large");
+    sidecar.connect().write(&[b'a'; 9_000]).reply().expect_failure(431, "head_too_large");
+}
+
+#[test]
+fn sixty_four_headers_are_read_and_more_are_not() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let with = |headers: usize| (0..headers).fold(sidecar.get("/health"), |all, _| all.header("X-A", "b"));
+    with(63).expect(200, healthy()); // and Host
+    with(64).expect_failure(431, "head_too_large");
+}
+
+#[test]
+fn a_body_of_sixty_four_kib_is_read_and_a_longer_one_is_not() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
+    let request = |length: usize| sidecar.post("/power/on").key(KEY).body(vec![b'x'; length]);
+    assert_eq!(request(64 * 1024).send().status, 200);
+    request(64 * 1024 + 1).expect_failure(413, "body_too_large");
+    // Nobody waits for what was only announced.
+    let announced = format!(
+        "POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Length: 99999999999999999\r\n\r\n"
+    );
+    sidecar.raw(announced.as_bytes()).expect_failure(413, "body_too_large").within(AT_ONCE);
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}
+
+#[test]
+fn a_change_waits_for_its_body() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
+    let bytes = sidecar.post("/power/on").key(KEY).body("1234").bytes();
+    let (all_but_one, last) = bytes.split_at(bytes.len() - 1);
+    let connection = sidecar.connect().write(all_but_one);
+    sidecar.get("/health").expect(200, healthy());
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+    assert_eq!(connection.write(last).reply().status, 200);
+}
+
+#[test]
+fn a_strangers_body_is_never_waited_for() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let announced = b"POST /power/on HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n";
+    sidecar.raw(announced).expect_failure(401, "unauthorized").within(AT_ONCE);
+    // Nor does sending it cost the reply.
+    let sent = sidecar.post("/power/on").key("wrong").body(vec![b'x'; 50_000]);
+    sent.expect_failure(401, "unauthorized");
+}
+
+#[test]
+fn what_is_not_plain_http_is_a_bad_request() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let key = format!("X-API-Key: {KEY}\r\n");
+    for bytes in [
+        "GET /health HTTP/1.1\nHost: a\n\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a\r\nX-A: \u{7}\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(),
+        "GET /h\u{e9}alth HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET  /health HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /health HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /health\r\n\r\n".to_owned(),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        "\u{16}\u{3}\u{1}\u{0}".to_owned(),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: identity\r\n\r\n"),
+        format!(
+            "POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 4\r\nContent-Length: 4\r\n\r\n1234"
+        ),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Content-Length: -1\r\n\r\n"),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 4x\r\n\r\n1234"),
+    ] {
+        let reply = sidecar.raw(bytes.as_bytes());
+        assert_eq!((reply.status, reply.json["code"].as_str()), (400, Some("bad_request")), "{bytes:?}");
+    }
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+#[test]
+fn http_1_0_and_an_empty_line_ahead_are_accepted() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    sidecar.raw(b"GET /health HTTP/1.0\r\n\r\n").expect(200, healthy());
+    sidecar.raw(b"\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n").expect(200, healthy());
+}
+
+#[test]
+fn one_connection_carries_one_request() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
+    let one = sidecar.post("/power/on").key(KEY).bytes();
+    // `Reply` fails on anything behind its body.
+    assert_eq!(sidecar.raw(&one.repeat(3)).status, 200);
+    sidecar.get("/health").expect(200, healthy());
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}
+
+#[test]
+fn a_client_that_asks_first_told_to_continue() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
+    let head = |key| {
+        format!(
+            "POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+    };
+    let asked = sidecar.connect().write(head(KEY).as_bytes());
+    assert_eq!(asked.told_to_continue().write(b"body").reply().status, 200);
+    let stranger = sidecar.connect().write(head("wrong").as_bytes());
+    stranger.reply().expect_failure(401, "unauthorized");
+}
+
+/// A change nobody waits for is not run.
+#[test]
+fn a_client_that_leaves_while_its_change_waits_takes_it_along() {
+    let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
+    let first = sidecar.post("/power/on").key(KEY).begin();
+    sidecar.bmc_is_asked("set power 1");
+    let gone = sidecar.post("/power/force-off").key(KEY).begin();
+    drop(gone);
+    let last = sidecar.post("/power/reset").key(KEY).begin();
+    assert_eq!(first.reply().status, 200);
+    assert_eq!(last.reply().status, 200);
+    sidecar.bmc_was_asked(["set power 1", "set reset 1"]);
+}
+
+#[test]
+fn those_who_ask_for_the_status_while_one_is_read_share_the_next() {
+    let sidecar = Sidecar::beside(SimulatedBmc::on().slow(Duration::from_secs(1))).start();
+    let first = sidecar.get("/power/status").key(KEY).begin();
+    sidecar.bmc_is_asked("get power");
+    let others: Vec<_> = (0..8).map(|_| sidecar.get("/power/status").key(KEY).begin()).collect();
+    first.reply().expect(200, is_on());
+    others.into_iter().map(Connection::reply).for_each(|reply| {
+        reply.expect(200, is_on());
+    });
+    assert_eq!(sidecar.bmc_calls(), ["get power", "get power"]);
+}
+
+#[test]
+fn changes_are_made_in_the_order_they_came() {
+    let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_millis(300))).start();
+    let first = sidecar.post("/power/on").key(KEY).begin();
+    sidecar.bmc_is_asked("set power 1");
+    let second = sidecar.post("/power/force-off").key(KEY).begin();
+    sidecar.get("/health").expect(200, healthy()); // one thread reads: what came before has been taken
+    let third = sidecar.post("/power/reset").key(KEY).begin();
+    for connection in [first, second, third] {
+        assert_eq!(connection.reply().status, 200);
+    }
+    sidecar.bmc_was_asked(["set power 1", "set power 0", "set reset 1"]);
+}
+
+#[test]
+fn a_ninth_waiting_change_is_told_to_come_back() {
+    let sidecar = Sidecar::with_fake_ipmitool(HANGING).start();
+    let running = sidecar.post("/power/on").key(KEY).begin();
+    sidecar.ipmitool_is_run(1);
+    let waiting: Vec<_> = (0..8).map(|_| sidecar.post("/power/on").key(KEY).begin()).collect();
+    sidecar.get("/health").expect(200, healthy());
+    let reply = sidecar.post("/power/on").key(KEY).expect_failure(503, "busy").within(AT_ONCE);
+    assert!(reply.header("retry-after").parse::<u64>().is_ok());
+    // The one that ran has hung until its deadline, so none of the others can start in time.
+    running.reply().expect_failure(504, "bmc_timeout");
+    for connection in waiting {
+        connection.reply().expect_failure(503, "busy");
+    }
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}

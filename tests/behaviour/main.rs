@@ -1,0 +1,13 @@
+//! What the program does, seen from outside: the real binary, the real `ipmitool`, a simulated BMC.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
+
+mod cli;
+mod failures;
+mod house;
+mod listener;
+mod logging;
+mod routes;
+mod startup;
+mod stopping;
+mod support;

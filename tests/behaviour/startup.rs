@@ -1,0 +1,210 @@
+//! What is wrong at the start is all named at once, one line each, with exit code 78 (`EX_CONFIG`).
+
+use crate::support::{Finished, KEY, Sidecar, SimulatedBmc};
+
+/// A good configuration, to be spoilt; its BMC is never asked.
+fn configured() -> Sidecar {
+    Sidecar::beside(SimulatedBmc::dead())
+}
+
+/// Refuses to start, and says so in lines that a person can find in a log of many programs.
+#[track_caller]
+fn refuses(sidecar: Sidecar) -> Finished {
+    let ended = sidecar.run(&[]).exits(78);
+    assert_eq!(ended.stdout, "");
+    for line in ended.stderr.lines() {
+        assert!(line.starts_with("ipmi-sidecar: "), "{line:?}");
+    }
+    ended
+}
+
+/// One variable, a value it cannot have, and what is said of it.
+const WRONG_VALUES: &[(&str, &str, &[&str])] = &[
+    ("API_KEY", "REPLACE_WITH_YOUR_KEY", &["API_KEY", "openssl rand -hex 32"]),
+    ("API_KEY", "your-secret-api-key", &["API_KEY", "openssl rand -hex 32"]),
+    ("API_KEY", "YOUR_API_KEY", &["API_KEY", "openssl rand -hex 32"]),
+    ("API_KEY", "change-me-please", &["API_KEY", "openssl rand -hex 32"]),
+    ("API_KEY", "changeme", &["API_KEY", "openssl rand -hex 32"]),
+    (
+        "BMC_CIPHER_SUITE",
+        "three",
+        &[r#"BMC_CIPHER_SUITE is "three": expected a number such as 3 or 17, or auto"#],
+    ),
+    ("BMC_CIPHER_SUITE", "-1", &["BMC_CIPHER_SUITE"]),
+    ("BMC_CIPHER_SUITE", "300", &["BMC_CIPHER_SUITE"]),
+    ("BMC_CIPHER_SUITE", "3 -P x", &["BMC_CIPHER_SUITE"]),
+    ("BMC_PORT", "abc", &[r#"BMC_PORT is "abc""#]),
+    ("BMC_PORT", "0", &[r#"BMC_PORT is "0""#]),
+    ("BMC_PORT", "70000", &[r#"BMC_PORT is "70000""#]),
+    ("BMC_USER", "seventeen-letters", &["BMC_USER", "16"]),
+    ("BMC_PASSWORD", "twenty-one-characters", &["BMC_PASSWORD", "20"]),
+    ("BMC_HOST", "-H", &["BMC_HOST"]),
+    ("BMC_HOST", "https://bmc.lan", &["BMC_HOST"]),
+    ("BMC_PRIVILEGE", "KING", &[r#"BMC_PRIVILEGE is "KING""#, "OPERATOR", "USER"]),
+    ("LISTEN_ADDR", "nonsense", &[r#"LISTEN_ADDR is "nonsense""#, "127.0.0.1:8080"]),
+    ("LISTEN_ADDR", "127.0.0.1", &["LISTEN_ADDR"]),
+    ("REQUEST_TIMEOUT", "5", &[r#"REQUEST_TIMEOUT is "5""#, "7", "120"]),
+    ("REQUEST_TIMEOUT", "121", &[r#"REQUEST_TIMEOUT is "121""#]),
+    ("REQUEST_TIMEOUT", "9s", &["REQUEST_TIMEOUT"]),
+    ("RUST_LOG", "nonsense", &[r#"RUST_LOG is "nonsense""#, "debug"]),
+    ("IPMITOOL", "/no/such", &[r#"IPMITOOL is "/no/such""#]),
+    ("IPMITOOL", "no-such-program", &["IPMITOOL", "no-such-program"]),
+    ("IPMITOOL", "/etc/passwd", &["IPMITOOL"]),
+    ("IPMITOOL", "/tmp", &["IPMITOOL"]),
+    // Each could repeat a change, print the password or be a command of its own.
+    ("IPMITOOL_ARGS", "-R 4", &["IPMITOOL_ARGS", "-R"]),
+    ("IPMITOOL_ARGS", "-R4", &["IPMITOOL_ARGS", "-R"]),
+    ("IPMITOOL_ARGS", "-N 9", &["IPMITOOL_ARGS", "-N", "REQUEST_TIMEOUT"]),
+    ("IPMITOOL_ARGS", "-vvv", &["IPMITOOL_ARGS", "-v"]),
+    ("IPMITOOL_ARGS", "-C 17", &["IPMITOOL_ARGS", "BMC_CIPHER_SUITE"]),
+    ("IPMITOOL_ARGS", "-L USER", &["IPMITOOL_ARGS", "BMC_PRIVILEGE"]),
+    ("IPMITOOL_ARGS", "-H other", &["IPMITOOL_ARGS", "BMC_HOST"]),
+    ("IPMITOOL_ARGS", "-U root", &["IPMITOOL_ARGS", "BMC_USER"]),
+    ("IPMITOOL_ARGS", "-p 624", &["IPMITOOL_ARGS", "BMC_PORT"]),
+    ("IPMITOOL_ARGS", "-f /etc/passwd", &["IPMITOOL_ARGS", "BMC_PASSWORD_FILE"]),
+    ("IPMITOOL_ARGS", "power off", &["IPMITOOL_ARGS", "not allowed"]),
+    ("IPMITOOL_ARGS", "-o supermicro power off", &["IPMITOOL_ARGS", "not allowed"]),
+    ("IPMITOOL_ARGS", "-o 'supermicro", &["IPMITOOL_ARGS", "quot"]),
+    ("IPMITOOL_ARGS", "-o", &["IPMITOOL_ARGS", "-o"]),
+    ("IPMITOOL_ARGS", "-o -R", &["IPMITOOL_ARGS"]),
+    ("IPMITOOL_ARGS", "--", &["IPMITOOL_ARGS"]),
+];
+
+#[test]
+fn a_wrong_value_is_named() {
+    for (name, value, fragments) in WRONG_VALUES {
+        let ended = refuses(configured().env(name, *value));
+        assert_eq!(ended.stderr.lines().count(), 1, "{name}={value}: {ended:?}");
+        for fragment in *fragments {
+            assert!(ended.stderr.contains(fragment), "{name}={value}, no {fragment:?}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_all_named_at_once() {
+    let ended = refuses(Sidecar::unconfigured());
+    for name in ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD"] {
+        let lines = ended.stderr.lines().filter(|line| line.contains(&format!(": {name} ")));
+        assert_eq!(lines.count(), 1, "{name}: {ended:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_all_named_at_once() {
+    let spoilt = configured().without("API_KEY").without("PATH");
+    let ended = refuses(
+        spoilt
+            .env("BMC_CIPHER_SUITE", "three")
+            .env("BMC_PORT", "abc")
+            .env("BMC_PASSWORD", "twenty-one-characters")
+            .env("BMC_PRIVILEGE", "KING")
+            .env("IPMITOOL_ARGS", "-vvv")
+            .env("LISTEN_ADDR", "nonsense")
+            .env("REQUEST_TIMEOUT", "5")
+            .env("RUST_LOG", "nonsense"),
+    );
+    let named = [
+        "API_KEY",
+        "BMC_CIPHER_SUITE",
+        "BMC_PORT",
+        "BMC_PASSWORD",
+        "BMC_PRIVILEGE",
+        "IPMITOOL ",
+        "IPMITOOL_ARGS",
+        "LISTEN_ADDR",
+        "REQUEST_TIMEOUT",
+        "RUST_LOG",
+    ];
+    for name in named {
+        assert!(ended.stderr.contains(&format!("ipmi-sidecar: {name}")), "no {name}: {ended:?}");
+    }
+    assert_eq!(ended.stderr.lines().count(), named.len(), "{ended:?}");
+}
+
+#[test]
+fn an_empty_variable_is_unset() {
+    refuses(configured().env("API_KEY", "")).says("API_KEY");
+    configured().env("BMC_PORT", "").env("IPMITOOL_ARGS", "").env("API_KEY_FILE", "").start();
+}
+
+#[test]
+fn a_value_and_its_file_exclude_each_other() {
+    for name in ["API_KEY", "BMC_USER", "BMC_PASSWORD"] {
+        let file = format!("{name}_FILE");
+        let ended = refuses(configured().env(&file, "/dev/null"));
+        assert!(ended.stderr.contains(&file), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_secrets_file_must_be_a_small_regular_one() {
+    let path = |path: &str| configured().without("API_KEY").env("API_KEY_FILE", path);
+    refuses(path("/no/such/file")).says("API_KEY_FILE").says("/no/such/file");
+    refuses(path("/tmp")).says("API_KEY_FILE").says("regular file");
+    refuses(path("/dev/zero")).says("API_KEY_FILE").says("regular file");
+    refuses(configured().file("API_KEY", "x".repeat(4097))).says("API_KEY_FILE").says("4");
+    refuses(configured().file("API_KEY", "")).says("API_KEY_FILE");
+    refuses(configured().file("API_KEY", "\n")).says("API_KEY_FILE");
+    refuses(configured().file("API_KEY", b"k3y-\xff\xfe-not-text")).says("API_KEY_FILE");
+    refuses(configured().file("API_KEY", "REPLACE_WITH_YOUR_KEY\n")).says("openssl rand -hex 32");
+    refuses(configured().file("BMC_PASSWORD", "twenty-one-characters")).says("BMC_PASSWORD_FILE").says("20");
+}
+
+#[test]
+fn credentials_come_from_files_too() {
+    let sidecar = Sidecar::beside(SimulatedBmc::on())
+        .file("API_KEY", format!("{KEY}\n"))
+        .file("BMC_USER", "admin\n")
+        .file("BMC_PASSWORD", "s3cret\n")
+        .start();
+    assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+}
+
+/// Someone who tries `-P` here has written the password into the wrong variable; it is a secret all the same.
+#[test]
+fn a_password_among_the_arguments_is_refused_and_not_repeated() {
+    for option in ["-P", "-k", "-y"] {
+        let ended = refuses(configured().env("IPMITOOL_ARGS", format!("{option} hunter2hunter2")));
+        assert!(ended.stderr.contains("IPMITOOL_ARGS") && ended.stderr.contains(option), "{ended:?}");
+        assert!(!ended.stderr.contains("hunter2hunter2"), "{ended:?}");
+    }
+    refuses(configured().env("IPMITOOL_ARGS", "-P hunter2hunter2")).says("BMC_PASSWORD");
+}
+
+#[test]
+fn what_is_odd_but_workable_is_only_warned_about() {
+    for (name, value, fragment) in [
+        ("BMC_PORT", "tcp://10.43.7.5:623", "BMC_PORT"),
+        ("BMC_CIPHER_SUITE", "0", "BMC_CIPHER_SUITE"),
+        ("API_KEY", "short-k3y", "API_KEY"),
+    ] {
+        let sidecar = configured().env(name, value).start();
+        let log = sidecar.log();
+        let warning = log.lines().find(|line| line.contains("WARN"));
+        assert!(warning.is_some_and(|line| line.contains(fragment)), "{name}={value}: {log}");
+    }
+}
+
+#[test]
+fn a_taken_address_is_named() {
+    let first = configured().start();
+    let address = first.address.to_string();
+    let ended = configured().env("LISTEN_ADDR", &address).run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("ipmi-sidecar: ") && ended.stderr.contains(&address), "{ended:?}");
+}
+
+#[test]
+fn unknown_variables_are_ignored() {
+    let sidecar = configured().env("BMC_SERVICE_HOST", "10.43.7.5").env("FLASK_ENV", "production").start();
+    assert!(!sidecar.log().contains("WARN"), "{}", sidecar.log());
+}
+
+#[test]
+fn the_first_line_says_version_address_and_bmc() {
+    let sidecar = configured().start();
+    let version = concat!("ipmi-sidecar ", env!("CARGO_PKG_VERSION"));
+    sidecar.logs(version).logs(&format!("listening on {}", sidecar.address)).logs("as admin");
+}

@@ -1,0 +1,126 @@
+//! A child process whose output is kept and which leaves nobody behind.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::patience::until;
+
+pub struct Process {
+    child: Mutex<Child>,
+    pid: Pid,
+    pub stdout: Captured,
+    pub stderr: Captured,
+}
+
+impl Process {
+    /// Starts `command` with an empty standard input.
+    #[track_caller]
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
+        Process {
+            pid: Pid::from_child(&child),
+            stdout: Captured::from(child.stdout.take().expect("a pipe")),
+            stderr: Captured::from(child.stderr.take().expect("a pipe")),
+            child: Mutex::new(child),
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("a process of ours");
+    }
+
+    /// How it ended, once all it said has been read; `None` when it runs on.
+    pub fn ended(&self, within: Duration) -> Option<ExitStatus> {
+        until(within, || {
+            let status = self.child.lock().unwrap().try_wait().expect("our child");
+            status.filter(|_| self.stdout.is_complete() && self.stderr.is_complete())
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap();
+        if let Ok(None) = child.try_wait() {
+            kill_family(self.pid);
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Kills a process and all that descend from it. Each is stopped before its children are listed:
+/// a stopped parent neither starts nor reaps one, so that every number still means whom we meant.
+fn kill_family(pid: Pid) {
+    let _ = kill_process(pid, Signal::STOP);
+    for child in children(pid) {
+        kill_family(child);
+    }
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().to_string();
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid| stat(pid).is_some_and(|stat| stat.parent == parent))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// Whether a process has ended, reaped or not.
+pub fn is_gone(pid: i32) -> bool {
+    stat(pid).is_none_or(|stat| stat.state == "Z")
+}
+
+struct Stat {
+    state: String,
+    parent: String,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in brackets, which may itself hold spaces and brackets.
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').map(str::to_owned);
+    Some(Stat { state: fields.next()?, parent: fields.next()? })
+}
+
+/// What a process has written to one of its streams so far.
+pub struct Captured {
+    text: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Captured {
+    fn from(mut pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                written.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        Captured { text, reader }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.reader.is_finished()
+    }
+}

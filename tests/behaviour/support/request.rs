@@ -1,0 +1,349 @@
+//! A plain HTTP/1.1 client that checks every reply for what all replies promise.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use super::sidecar::Running;
+
+/// Beyond the longest a reply may take (9 s), short of a test nobody waits for.
+const REPLY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request in the making.
+#[must_use]
+pub struct Request<'a> {
+    sidecar: &'a Running,
+    method: String,
+    target: String,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(sidecar: &'a Running, method: &str, target: &str) -> Self {
+        Request {
+            sidecar,
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: String::new(),
+            body: Vec::new(),
+        }
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.extend([name, ": ", value, "\r\n"]);
+        self
+    }
+
+    pub fn key(self, key: &str) -> Self {
+        self.sidecar.remember_secret(key);
+        self.header("X-API-Key", key)
+    }
+
+    pub fn bearer(self, key: &str) -> Self {
+        self.sidecar.remember_secret(key);
+        self.header("Authorization", &format!("Bearer {key}"))
+    }
+
+    pub fn basic(self, user: &str, key: &str) -> Self {
+        let credentials = base64(format!("{user}:{key}").as_bytes());
+        self.sidecar.remember_secret(&credentials);
+        self.header("Authorization", &format!("Basic {credentials}"))
+    }
+
+    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.body = body.as_ref().to_vec();
+        self
+    }
+
+    /// The request as it goes over the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        let Request { method, target, headers, body, sidecar } = self;
+        let length = match (method.as_str(), body.len()) {
+            ("GET" | "HEAD", 0) => String::new(),
+            (_, length) => format!("Content-Length: {length}\r\n"),
+        };
+        let host = sidecar.address;
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{headers}{length}\r\n");
+        [head.as_bytes(), body].concat()
+    }
+
+    /// Sends it; the reply is for later.
+    #[track_caller]
+    pub fn begin(self) -> Connection<'a> {
+        self.sidecar.connect().write(&self.bytes())
+    }
+
+    #[track_caller]
+    pub fn send(self) -> Reply<'a> {
+        self.begin().reply()
+    }
+
+    #[track_caller]
+    pub fn expect(self, status: u16, body: Value) -> Reply<'a> {
+        self.send().expect(status, body)
+    }
+
+    #[track_caller]
+    pub fn expect_failure(self, status: u16, code: &str) -> Reply<'a> {
+        self.send().expect_failure(status, code)
+    }
+}
+
+/// One connection, which carries one request.
+#[must_use]
+pub struct Connection<'a> {
+    sidecar: &'a Running,
+    stream: TcpStream,
+    sent: Vec<u8>,
+    begun: Instant,
+}
+
+impl<'a> Connection<'a> {
+    #[track_caller]
+    pub(super) fn open(sidecar: &'a Running) -> Self {
+        let stream = TcpStream::connect(sidecar.address).expect("a listener");
+        stream.set_nodelay(true).expect("a socket option");
+        Connection { sidecar, stream, sent: Vec::new(), begun: Instant::now() }
+    }
+
+    #[track_caller]
+    pub fn write(mut self, bytes: &[u8]) -> Self {
+        self.sent.extend_from_slice(bytes);
+        match self.stream.write_all(bytes) {
+            Ok(()) => {}
+            // It has heard enough and answered; the reply says why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => panic!("{error}"),
+        }
+        self
+    }
+
+    /// Reads the interim reply that asks for the body.
+    #[track_caller]
+    pub fn told_to_continue(mut self) -> Self {
+        const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+        let mut interim = [0; CONTINUE.len()];
+        self.stream.set_read_timeout(Some(REPLY_PATIENCE)).expect("a time-out");
+        self.stream.read_exact(&mut interim).expect("an interim reply");
+        assert_eq!(String::from_utf8_lossy(&interim), CONTINUE);
+        self
+    }
+
+    #[track_caller]
+    pub fn reply(mut self) -> Reply<'a> {
+        let received = self.read_to_end();
+        self.sidecar.remember_exchange(&self.sent, &received);
+        let reply = Reply::parse(self.sidecar, &self.sent, &received, self.begun.elapsed());
+        reply.unwrap_or_else(|flaw| {
+            panic!("{flaw}: {}", String::from_utf8_lossy(&received));
+        })
+    }
+
+    /// Waits until the other side has closed, whatever it said.
+    #[track_caller]
+    pub fn let_go(mut self) {
+        self.read_to_end();
+    }
+
+    #[track_caller]
+    fn read_to_end(&mut self) -> Vec<u8> {
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let left = REPLY_PATIENCE.saturating_sub(self.begun.elapsed());
+            let left = left.max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left)).expect("a time-out");
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return received,
+                Ok(length) => received.extend_from_slice(&buffer[..length]),
+                Err(error) => {
+                    self.sidecar.remember_exchange(&self.sent, &received);
+                    panic!("no whole reply: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// A well-formed reply.
+pub struct Reply<'a> {
+    sidecar: &'a Running,
+    path: String,
+    /// The head of the request had been sent to its end.
+    had_head: bool,
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    pub json: Map<String, Value>,
+    pub took: Duration,
+}
+
+impl<'a> Reply<'a> {
+    fn parse(sidecar: &'a Running, sent: &[u8], received: &[u8], took: Duration) -> Result<Self, String> {
+        let text = str::from_utf8(received).map_err(|_| "not UTF-8")?;
+        sidecar.assert_no_secret_in("a reply", text);
+        let (head, body) = text.split_once("\r\n\r\n").ok_or("no end of the head")?;
+        let mut lines = head.split("\r\n");
+
+        let status_line = lines.next().unwrap_or_default();
+        let rest = status_line.strip_prefix("HTTP/1.1 ").ok_or("not HTTP/1.1")?;
+        let (status, reason) = rest.split_once(' ').ok_or("no reason phrase")?;
+        if status.len() != 3 || reason.is_empty() {
+            return Err(format!("the status line {status_line:?}"));
+        }
+        let status = status.parse().map_err(|_| "no status")?;
+
+        let mut headers = Vec::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").ok_or("a header without a colon")?;
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+
+        let sent = String::from_utf8_lossy(sent);
+        let had_head = sent.contains("\r\n\r\n");
+        let mut request_line = sent.split_whitespace();
+        let is_head = request_line.next() == Some("HEAD");
+        let target = request_line.next().unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default().to_owned();
+        let json = if is_head {
+            if !body.is_empty() {
+                return Err("a body after HEAD".to_owned());
+            }
+            Map::new()
+        } else {
+            serde_json::from_str(body).map_err(|error| format!("not a JSON object: {error}"))?
+        };
+
+        let reply = Reply { sidecar, path, had_head, status, headers, json, took };
+        let length: usize = reply.only("content-length")?.parse().map_err(|_| "a length")?;
+        if length != body.len() && !is_head {
+            return Err(format!("{} bytes, declared {length}", body.len()));
+        }
+        for (name, value) in [("connection", "close"), ("content-type", "application/json")] {
+            if reply.only(name)? != value {
+                return Err(format!("{name} is not {value}"));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn only(&self, name: &str) -> Result<&str, String> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => Ok(value),
+            (None, _) => Err(format!("no {name}")),
+            _ => Err(format!("more than one {name}")),
+        }
+    }
+
+    /// This status and exactly this body.
+    #[track_caller]
+    pub fn expect(self, status: u16, body: Value) -> Self {
+        assert_eq!((self.status, Value::Object(self.json.clone())), (status, body));
+        self
+    }
+
+    /// This status and code, and whatever else every failure holds.
+    #[track_caller]
+    pub fn expect_failure(self, status: u16, code: &str) -> Self {
+        let json = &self.json;
+        let body = Value::Object(json.clone());
+        assert_eq!((self.status, &body["code"]), (status, &code.into()), "{body}");
+        assert_eq!(body["success"], false, "{body}");
+        assert!(!self.error().is_empty(), "{body}");
+        // Behind the route a command was chosen, and the reply names it. Home Assistant's sensor reads the body
+        // of a status whatever went wrong.
+        let chosen =
+            [401, 403, 409, 413, 500, 502, 503, 504].contains(&status) || (status == 408 && self.had_head);
+        let command = chosen.then(|| command_of(&self.path));
+        let power_state = command.filter(|command| *command == "power status").map(|_| "unknown");
+        assert_eq!(
+            (&body["command"], &body["power_state"]),
+            (&command.into(), &power_state.into()),
+            "{body}"
+        );
+        let known = ["success", "error", "code", "command", "power_state"];
+        assert!(json.keys().all(|key| known.contains(&key.as_str())), "{body}");
+        self
+    }
+
+    /// What the reply says to people.
+    pub fn error(&self) -> &str {
+        self.json.get("error").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn error_names(self, fragment: &str) -> Self {
+        let error = self.error();
+        assert!(error.contains(fragment), "no {fragment:?} in {error:?}");
+        self
+    }
+
+    /// The value of a header that must stand there once.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        self.only(name).unwrap_or_else(|flaw| panic!("{flaw}"))
+    }
+
+    pub fn has_header(&self, name: &str) -> bool {
+        self.only(name).is_ok()
+    }
+
+    #[track_caller]
+    pub fn header_names(self, name: &str, fragment: &str) -> Self {
+        let value = self.header(name);
+        assert!(value.contains(fragment), "no {fragment:?} in {name}: {value}");
+        self
+    }
+
+    #[track_caller]
+    pub fn within(self, limit: Duration) -> Self {
+        assert!(self.took < limit, "took {:?}, not {limit:?}", self.took);
+        self
+    }
+
+    /// See [`Running::bmc_was_asked`].
+    #[track_caller]
+    pub fn bmc_was_asked<const N: usize>(self, expected: [&str; N]) -> Self {
+        self.sidecar.bmc_was_asked(expected);
+        self
+    }
+
+    /// See [`Running::bmc_was_left_alone`].
+    #[track_caller]
+    pub fn bmc_was_left_alone(self) -> Self {
+        self.sidecar.bmc_was_left_alone();
+        self
+    }
+}
+
+/// The contract's table once more, so that the program's own is not its only witness.
+fn command_of(path: &str) -> &'static str {
+    match path {
+        "/power/status" => "power status",
+        "/power/on" => "power on",
+        "/power/off" => "power soft",
+        "/power/force-off" => "power off",
+        "/power/cycle" => "power cycle",
+        "/power/reset" => "power reset",
+        _ => panic!("no command at {path}"),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut group = [0; 3];
+        group[..chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+        for place in 0..4 {
+            let index = (bits >> (18 - 6 * place)) as usize & 63;
+            let used = place <= chunk.len();
+            text.push(if used { ALPHABET[index].into() } else { '=' });
+        }
+    }
+    text
+}

@@ -1,0 +1,393 @@
+//! The program under test, from its environment to its last log line.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::fake_ipmitool::{FakeIpmitool, Run, require};
+use super::patience::{PATIENCE, eventually, until};
+use super::process::Process;
+use super::request::{Connection, Reply, Request};
+use super::scratch::Scratch;
+use super::simulated_bmc::{RunningBmc, SimulatedBmc};
+
+/// Long enough to pass, and found nowhere else: no reply and no log line may hold it.
+pub const KEY: &str = "k3y-a8f5f167f44f4964e6c998dee827110c";
+
+/// A sidecar to be: its environment, and what stands beside it.
+#[must_use]
+pub struct Sidecar {
+    env: BTreeMap<String, OsString>,
+    secrets: Vec<String>,
+    files: Scratch,
+    bmc: Option<RunningBmc>,
+    fake: Option<FakeIpmitool>,
+}
+
+impl Sidecar {
+    /// With nothing configured but where to listen.
+    pub fn unconfigured() -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let sidecar = Sidecar {
+            env: BTreeMap::from([("PATH".to_owned(), path)]),
+            secrets: Vec::new(),
+            files: Scratch::new(),
+            bmc: None,
+            fake: None,
+        };
+        sidecar.env("LISTEN_ADDR", "127.0.0.1:0")
+    }
+
+    /// Configured for this BMC, as its `admin`, with the real `ipmitool`.
+    #[track_caller]
+    pub fn beside(bmc: SimulatedBmc) -> Self {
+        require("ipmitool");
+        let bmc = bmc.start();
+        let mut sidecar = Self::unconfigured()
+            .env("API_KEY", KEY)
+            .env("BMC_HOST", bmc.address.ip().to_string())
+            .env("BMC_PORT", bmc.address.port().to_string())
+            .user("admin", "s3cret");
+        sidecar.bmc = Some(bmc);
+        sidecar
+    }
+
+    /// Configured for a script in place of `ipmitool`; see [`FakeIpmitool::new`].
+    #[track_caller]
+    pub fn with_fake_ipmitool(body: &str) -> Self {
+        let fake = FakeIpmitool::new(body);
+        let mut sidecar = Self::unconfigured()
+            .env("API_KEY", KEY)
+            .env("BMC_HOST", "127.0.0.1")
+            .env("IPMITOOL", fake.path.clone())
+            .user("admin", "fake-bmc-pw");
+        sidecar.fake = Some(fake);
+        sidecar
+    }
+
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        let value = value.into();
+        self.remember_secret(name, &value.to_string_lossy());
+        self.env.insert(name.to_owned(), value);
+        self
+    }
+
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    pub fn user(self, name: &str, password: &str) -> Self {
+        self.env("BMC_USER", name).env("BMC_PASSWORD", password)
+    }
+
+    /// Gives `name` as a file: `API_KEY` becomes `API_KEY_FILE`.
+    pub fn file(mut self, name: &str, contents: impl AsRef<[u8]>) -> Self {
+        self.remember_secret(name, String::from_utf8_lossy(contents.as_ref()).trim());
+        let path = self.files.file(name, contents);
+        self.without(name).env(&format!("{name}_FILE"), path)
+    }
+
+    fn remember_secret(&mut self, name: &str, value: &str) {
+        if ["API_KEY", "BMC_PASSWORD"].contains(&name) {
+            self.secrets.push(value.to_owned());
+        }
+    }
+
+    /// Serves, and knows where.
+    #[track_caller]
+    pub fn start(self) -> Running {
+        let started = Instant::now();
+        let process = Process::spawn(&mut self.command(&[]));
+        let mut running = Running {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            process,
+            sidecar: self,
+            offered: Mutex::default(),
+            last: Mutex::default(),
+        };
+        let address = until(PATIENCE, || {
+            let ended = running.process.ended(Duration::ZERO);
+            assert!(ended.is_none(), "did not start, {ended:?}");
+            address_in(&running.log())
+        });
+        running.address = address.unwrap_or_else(|| {
+            panic!("nothing about listening within {:?}", started.elapsed());
+        });
+        running
+    }
+
+    /// Runs it to its end, for whatever ends by itself.
+    #[track_caller]
+    pub fn run(self, arguments: &[&str]) -> Finished {
+        self.finish(arguments)
+    }
+
+    #[track_caller]
+    fn finish(&self, arguments: &[&str]) -> Finished {
+        let started = Instant::now();
+        let process = Process::spawn(&mut self.command(arguments));
+        let ended = process.ended(PATIENCE + PATIENCE);
+        let finished = Finished {
+            took: started.elapsed(),
+            code: ended.and_then(|status| status.code()),
+            stdout: process.stdout.text(),
+            stderr: process.stderr.text(),
+        };
+        assert!(ended.is_some(), "runs on and on: {finished:?}");
+        self.assert_no_secret_in("its output", &format!("{finished:?}"));
+        finished
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipmi-sidecar"));
+        command.env_clear().envs(&self.env).args(arguments);
+        command
+    }
+
+    #[track_caller]
+    fn assert_no_secret_in(&self, place: &str, text: &str) {
+        for secret in &self.secrets {
+            assert!(secret.len() < 4 || !text.contains(secret.as_str()), "{secret:?} in {place}: {text}");
+        }
+    }
+}
+
+fn address_in(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("listening on ")?;
+    // A line that is half here has no comma yet.
+    let (address, _) = rest.split_once(',')?;
+    Some(address.parse().expect("an address and a port"))
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Finished {
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// On standard error.
+    #[track_caller]
+    pub fn says(self, fragment: &str) -> Self {
+        assert!(self.stderr.contains(fragment), "no {fragment:?} in {self:?}");
+        self
+    }
+
+    /// On standard output.
+    #[track_caller]
+    pub fn prints(self, fragment: &str) -> Self {
+        assert!(self.stdout.contains(fragment), "no {fragment:?} in {self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn within(self, limit: Duration) -> Self {
+        assert!(self.took < limit, "not within {limit:?}: {self:?}");
+        self
+    }
+}
+
+/// A sidecar that serves. When it is dropped it is killed; when the test has failed it says all it
+/// knows, else its log is searched for secrets.
+pub struct Running {
+    pub address: SocketAddr,
+    process: Process,
+    sidecar: Sidecar,
+    /// Secrets as requests brought them.
+    offered: Mutex<Vec<String>>,
+    last: Mutex<String>,
+}
+
+impl Running {
+    pub fn get(&self, target: &str) -> Request<'_> {
+        self.request("GET", target)
+    }
+
+    pub fn post(&self, target: &str) -> Request<'_> {
+        self.request("POST", target)
+    }
+
+    pub fn request(&self, method: &str, target: &str) -> Request<'_> {
+        Request::new(self, method, target)
+    }
+
+    /// Sends these bytes as they stand.
+    #[track_caller]
+    pub fn raw(&self, bytes: &[u8]) -> Reply<'_> {
+        self.connect().write(bytes).reply()
+    }
+
+    /// Connects and says nothing yet.
+    #[track_caller]
+    pub fn connect(&self) -> Connection<'_> {
+        Connection::open(self)
+    }
+
+    /// Runs the program once more in the same environment, this one's address included.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        let again = Sidecar {
+            env: self.sidecar.env.clone(),
+            secrets: self.sidecar.secrets.clone(),
+            files: Scratch::new(),
+            bmc: None,
+            fake: None,
+        };
+        let address = self.address.to_string();
+        again.env("LISTEN_ADDR", address).finish(arguments)
+    }
+
+    /// Replaces the file that [`Sidecar::file`] gave.
+    pub fn file(&self, name: &str, contents: &str) {
+        self.remember_secret(contents.trim());
+        self.sidecar.files.file(name, contents);
+    }
+
+    pub fn log(&self) -> String {
+        self.process.stderr.text()
+    }
+
+    #[track_caller]
+    pub fn logs(&self, fragment: &str) -> &Self {
+        eventually(&format!("{fragment:?} in the log"), || self.log().contains(fragment));
+        self
+    }
+
+    pub fn signal(&self, signal: Signal) -> &Self {
+        self.process.signal(signal);
+        self
+    }
+
+    #[track_caller]
+    pub fn exits(&self, code: i32, within: Duration) -> &Self {
+        let ended = self.process.ended(within);
+        let ended = ended.unwrap_or_else(|| panic!("runs on after {within:?}"));
+        assert_eq!(ended.code(), Some(code), "{ended}");
+        self
+    }
+
+    #[track_caller]
+    pub fn no_longer_listens(&self) -> &Self {
+        eventually("connections are refused", || std::net::TcpStream::connect(self.address).is_err());
+        self
+    }
+
+    /// What the BMC was asked to do since the start, exactly and in this order. Waits for what is
+    /// to come, and until nothing more can come.
+    #[track_caller]
+    pub fn bmc_was_asked<const N: usize>(&self, expected: [&str; N]) -> &Self {
+        let journal = until(PATIENCE, || {
+            let journal = self.bmc().journal();
+            (journal.len() >= N).then_some(journal)
+        });
+        assert_eq!(journal.unwrap_or_else(|| self.bmc().journal()), expected);
+        self.bmc().settle();
+        assert_eq!(self.bmc().journal(), expected, "more came");
+        self
+    }
+
+    /// Neither asked to act nor for its state.
+    #[track_caller]
+    pub fn bmc_was_left_alone(&self) -> &Self {
+        self.bmc().settle();
+        assert_eq!(self.bmc().calls(), Vec::<String>::new());
+        self
+    }
+
+    /// All the BMC was asked, its state included.
+    #[track_caller]
+    pub fn bmc_calls(&self) -> Vec<String> {
+        self.bmc().settle();
+        self.bmc().calls()
+    }
+
+    /// Waits until the BMC is at work on this.
+    #[track_caller]
+    pub fn bmc_is_asked(&self, call: &str) -> &Self {
+        eventually(&format!("the BMC is asked {call:?}"), || {
+            self.bmc().calls().iter().any(|asked| asked == call)
+        });
+        self
+    }
+
+    #[track_caller]
+    fn bmc(&self) -> &RunningBmc {
+        self.sidecar.bmc.as_ref().expect("a simulated BMC")
+    }
+
+    /// The runs of the fake so far.
+    #[track_caller]
+    pub fn ipmitool_runs(&self) -> Vec<Run> {
+        self.sidecar.fake.as_ref().expect("a fake").runs()
+    }
+
+    /// The environment of the last run, where the fake's script wrote it to `$0.env`; what its shell adds by
+    /// itself is left out.
+    #[track_caller]
+    pub fn ipmitool_environment(&self) -> Vec<String> {
+        self.sidecar.fake.as_ref().expect("a fake").environment()
+    }
+
+    /// Waits until the fake has been started this many times.
+    #[track_caller]
+    pub fn ipmitool_is_run(&self, times: usize) -> &Self {
+        eventually(&format!("{times} runs of ipmitool"), || self.ipmitool_runs().len() >= times);
+        self
+    }
+
+    /// A key that was offered: even a wrong one may be a right one mistyped. Short ones are words of ours.
+    pub(super) fn remember_secret(&self, offered: &str) {
+        if offered.len() >= 16 {
+            self.offered.lock().unwrap().push(offered.to_owned());
+        }
+    }
+
+    pub(super) fn remember_exchange(&self, sent: &[u8], received: &[u8]) {
+        *self.last.lock().unwrap() =
+            format!("{}\n{}", String::from_utf8_lossy(sent), String::from_utf8_lossy(received));
+    }
+
+    #[track_caller]
+    pub(super) fn assert_no_secret_in(&self, place: &str, text: &str) {
+        self.sidecar.assert_no_secret_in(place, text);
+        for secret in self.offered.lock().unwrap().iter() {
+            assert!(!text.contains(secret.as_str()), "{secret:?} in {place}: {text}");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.assert_no_secret_in("the log", &self.log());
+            return;
+        }
+        eprintln!("--- the log\n{}", self.log());
+        if let Some(bmc) = &self.sidecar.bmc {
+            eprintln!("--- the BMC\n{}", bmc.report());
+        }
+        if let Some(fake) = &self.sidecar.fake {
+            eprintln!("--- the fake ipmitool\n{:?}", fake.runs());
+        }
+        match self.last.lock() {
+            Ok(last) => eprintln!("--- the last request and its reply\n{last}"),
+            Err(_) => eprintln!("--- the last request is lost"),
+        }
+    }
+}
