@@ -136,6 +136,7 @@ impl ExtraArguments {
         ('C', "BMC_CIPHER_SUITE"),
         ('L', "BMC_PRIVILEGE"),
         ('N', "REQUEST_TIMEOUT"),
+        ('v', "RUST_LOG=debug"),
     ];
 
     /// Splits as a shell does. A free argument could repeat a change (`-R`), print the password (`-vvv`) or be a
@@ -591,7 +592,7 @@ mod tests {
         }
         for (bad, word) in [
             ("-R 4", "-R is not allowed"),
-            ("-vvv", "-v is not allowed"),
+            ("-vvv", "use RUST_LOG=debug"),
             ("-P secret", "use BMC_PASSWORD"),
             ("-Psecret", "use BMC_PASSWORD"),
             ("-N 1", "use REQUEST_TIMEOUT"),

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use log::info;
+use log::{Level, info, log};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
@@ -60,10 +60,10 @@ impl Lanes {
         Ok(())
     }
 
-    /// The client is gone: what nobody waits for any more, and has not started, is not run.
-    pub fn abandon(&self, client: ClientId) {
-        self.changes.abandon(client);
-        self.reads.abandon(client);
+    /// The client will not wait: what has not started, and nobody else waits for, is not run. False if its command
+    /// has started: then it goes on.
+    pub fn abandon(&self, client: ClientId) -> bool {
+        self.changes.abandon(client) || self.reads.abandon(client)
     }
 
     /// What has not started never will.
@@ -144,15 +144,22 @@ impl Lane {
         Ok(())
     }
 
-    fn abandon(&self, client: ClientId) {
+    /// Whether the client was among those who wait.
+    fn abandon(&self, client: ClientId) -> bool {
         let mut state = self.state();
-        state.waiting.retain_mut(|job| {
-            job.clients.retain(|waiting| *waiting != client);
-            if job.clients.is_empty() {
-                info!("{} not run: the client hung up before it started", job.admitted);
-            }
-            !job.clients.is_empty()
-        });
+        let Some(at) = state.waiting.iter().position(|job| job.clients.contains(&client)) else {
+            return false;
+        };
+        state.waiting[at].clients.retain(|waiting| *waiting != client);
+        if state.waiting[at].clients.is_empty()
+            && let Some(Job { admitted, .. }) = state.waiting.remove(at)
+        {
+            // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
+            let level =
+                if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
+            log!(level, "{admitted} not run: the client hung up before it started");
+        }
+        true
     }
 
     fn is_idle(&self) -> bool {

@@ -94,11 +94,7 @@ fn system(what: String) -> impl FnOnce(io::Error) -> Exit {
 fn serve() -> Result<ExitCode, Exit> {
     // Before anything else: from here on a signal ends the program in order.
     let signals = Signals::catch().map_err(system("catching signals".to_owned()))?;
-    let config = Config::read(&environment)?;
-    logging::start(config.log_level);
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
+    let config = configure()?;
     let listener = server::listen(config.listen).map_err(system(format!(
         "listening on {}, as LISTEN_ADDR says (is another program there already?)",
         config.listen
@@ -112,6 +108,16 @@ fn serve() -> Result<ExitCode, Exit> {
     Ok(cut_short.map_or(ExitCode::SUCCESS, |signal| u8::try_from(128 + signal).unwrap_or(1).into()))
 }
 
+/// Reads the configuration and opens the log, for which it has warnings.
+fn configure() -> Result<Config, Exit> {
+    let config = Config::read(&environment)?;
+    logging::start(config.log_level);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    Ok(config)
+}
+
 fn sidecar(config: Config) -> Result<Sidecar, Exit> {
     let interrupt = Interrupt::new().map_err(system("making an eventfd".to_owned()))?;
     Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, interrupt))
@@ -119,11 +125,7 @@ fn sidecar(config: Config) -> Result<Sidecar, Exit> {
 
 /// Troubleshooting step one: is the configuration right, and does the BMC answer?
 fn check() -> Result<ExitCode, Exit> {
-    let config = Config::read(&environment)?;
-    logging::start(config.log_level);
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
+    let config = configure()?;
     let bmc = config.bmc.to_string();
     let line = sidecar(config)?.check().map_err(|why| Exit::because(1, format!("BMC {bmc}: {why}")))?;
     print(&format!("{line}\n"))

@@ -111,9 +111,10 @@ impl Signals {
 /// When the workers cannot be started, or `poll` itself fails.
 pub fn serve(listener: TcpListener, sidecar: &Arc<Sidecar>, signals: &Signals) -> io::Result<Option<usize>> {
     let lanes = Lanes::start(sidecar)?;
-    let descriptors =
-        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most.try_into().unwrap_or(usize::MAX));
-    let max_clients = MAX_CLIENTS.min(descriptors.saturating_sub(OTHER_DESCRIPTORS)).max(2);
+    // No limit at all counts as one that is large enough.
+    let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+    let for_clients = descriptors.map_or(MAX_CLIENTS, |most| most.saturating_sub(OTHER_DESCRIPTORS));
+    let max_clients = for_clients.clamp(2, MAX_CLIENTS);
     let mut server = Server {
         listener: Some(listener),
         accept_again: None,
@@ -155,8 +156,8 @@ enum Stage {
     Head { bytes: Vec<u8>, checked: usize },
     /// May run its command, once it has sent a body that nobody needs; so much of that is left.
     Body { left: u64, admitted: Admitted },
-    /// A lane has its command.
-    Waiting,
+    /// A lane has its command. It may have ended its own side since that was started, and wait all the same.
+    Waiting { half_closed: bool },
     /// Is sent its reply.
     Reply { bytes: Vec<u8>, sent: usize },
     /// Has its reply, and may send so much more before it is cut off.
@@ -168,7 +169,8 @@ impl Stage {
     const fn awaits(&self) -> PollFlags {
         match self {
             Self::Head { .. } | Self::Body { .. } | Self::Drain { .. } => PollFlags::IN,
-            Self::Waiting => PollFlags::RDHUP,
+            Self::Waiting { half_closed: false } => PollFlags::RDHUP,
+            Self::Waiting { half_closed: true } => PollFlags::empty(), // a reset is reported all the same
             Self::Reply { .. } => PollFlags::OUT,
         }
     }
@@ -180,7 +182,7 @@ impl Stage {
 
     /// It brought a valid key, and still has to be answered.
     const fn is_admitted(&self) -> bool {
-        matches!(self, Self::Body { .. } | Self::Waiting)
+        matches!(self, Self::Body { .. } | Self::Waiting { .. })
     }
 }
 
@@ -308,9 +310,9 @@ impl Server<'_> {
         match stage {
             Stage::Head { bytes, checked } => self.read_head(id, client, bytes, checked),
             Stage::Body { left, admitted } => self.read_body(id, client, left, admitted),
-            Stage::Waiting => {
-                self.lanes.abandon(id);
-                None
+            Stage::Waiting { half_closed } => {
+                let goes_on = !half_closed && !self.lanes.abandon(id);
+                goes_on.then_some(Stage::Waiting { half_closed: true })
             }
             Stage::Reply { bytes, sent } => client.write(bytes, sent),
             Stage::Drain { left } => client.drain(left),
@@ -397,7 +399,7 @@ impl Server<'_> {
         match self.lanes.submit(id, admitted) {
             Ok(()) => {
                 client.until = None;
-                Some(Stage::Waiting)
+                Some(Stage::Waiting { half_closed: false })
             }
             Err(problem) => client.refuse(&problem, Some(command)),
         }
@@ -413,7 +415,7 @@ impl Server<'_> {
                 Stage::Head { bytes, .. } if bytes.is_empty() => None,
                 Stage::Head { .. } => client.refuse(&Problem::Slow, None),
                 Stage::Body { admitted, .. } => client.refuse(&Problem::Slow, Some(admitted.command())),
-                Stage::Waiting | Stage::Reply { .. } | Stage::Drain { .. } => None,
+                Stage::Waiting { .. } | Stage::Reply { .. } | Stage::Drain { .. } => None,
             });
         }
     }

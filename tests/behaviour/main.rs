@@ -10,4 +10,5 @@ mod logging;
 mod routes;
 mod startup;
 mod stopping;
+#[path = "../support/mod.rs"]
 mod support;
