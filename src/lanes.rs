@@ -19,7 +19,7 @@ use crate::ipmi::Command;
 use crate::reply::Problem;
 use crate::sidecar::{Admitted, Sidecar};
 
-/// At two seconds a change the last of them could still start in time; more would only wait for a 503.
+/// A quick BMC is done with them in a second. Behind eight slow changes one could not start in time anyway.
 const MAX_CHANGES: usize = 8;
 
 /// Who waits for an answer: a number that is given once.

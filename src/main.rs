@@ -44,9 +44,8 @@ const EX_CONFIG: u8 = 78;
 const HEALTHCHECK_TIME: Duration = Duration::from_millis(900);
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = env::args_os().skip(1).collect();
-    let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-    let result = match words.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
+    let words: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let result = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => serve(),
         ["check"] => check(),
         ["healthcheck"] => healthcheck(),

@@ -45,6 +45,9 @@ const ACCEPTS: usize = 64;
 /// After a failed accept, until descriptors may be free again: `poll` would report the listener at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// It can fail for hours, 20 times a second.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// Any honest client sends its request in one go; 5 s allow for a lost packet or two.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 
@@ -118,6 +121,7 @@ pub fn serve(listener: TcpListener, sidecar: &Arc<Sidecar>, signals: &Signals) -
     let mut server = Server {
         listener: Some(listener),
         accept_again: None,
+        complained: None,
         sidecar,
         lanes,
         clients: BTreeMap::new(),
@@ -132,6 +136,7 @@ struct Server<'a> {
     /// `None` once it is told to stop.
     listener: Option<TcpListener>,
     accept_again: Option<Instant>,
+    complained: Option<Instant>,
     sidecar: &'a Sidecar,
     lanes: Lanes,
     /// In the order of their arrival.
@@ -280,8 +285,12 @@ impl Server<'_> {
                 Err(Errno::AGAIN | Errno::INTR) => return,
                 Err(Errno::CONNABORTED) => {}
                 Err(error) => {
-                    warn!("accept failed: {error}; trying again in {} ms", ACCEPT_PAUSE.as_millis());
-                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    let now = Instant::now();
+                    self.accept_again = Some(now + ACCEPT_PAUSE);
+                    if self.complained.is_none_or(|last| last + COMPLAIN_AFTER <= now) {
+                        self.complained = Some(now);
+                        warn!("accepting connections fails, and is tried again: {error}");
+                    }
                     return;
                 }
             }
