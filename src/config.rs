@@ -1,5 +1,6 @@
 //! The environment as a `Config`, or every `StartupError` at once, each naming the variable and the remedy.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use log::LevelFilter;
 use crate::auth::Keys;
 use crate::exec::find_program;
 use crate::ipmitool::{Bmc, CipherSuite, ExtraArguments, Privilege};
-use crate::secret::{Check, Credential};
+use crate::secret::{Check, Credential, read_private};
 
 /// A row of the table that `--help` and the README show.
 pub struct Variable {
@@ -45,6 +46,12 @@ pub const VARIABLES: &[Variable] = &[
     variable("LISTEN_ADDR", "127.0.0.1:8080", "address and port to listen on"),
     variable("REQUEST_TIMEOUT", "9", "seconds from a request to its reply, 7 to 120"),
     variable("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
+    variable("STATE_DIR", "–", "folder for the locks that CGI processes share"),
+    variable(
+        "IPMI_SIDECAR_ENV",
+        "–",
+        "file with more of these variables, as lines NAME=value in a shell's quoting",
+    ),
 ];
 
 /// Home Assistant hangs up after 10 s; a reply it never sees is no reply.
@@ -76,6 +83,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub request_timeout: Duration,
     pub log_level: LevelFilter,
+    pub state_dir: Option<PathBuf>,
     /// What is not wrong, but worth saying once the log is open.
     pub warnings: Vec<String>,
 }
@@ -97,7 +105,7 @@ impl Config {
     /// # Errors
     /// All that is wrong, in the order of `VARIABLES`.
     pub fn read(lookup: Lookup) -> Result<Self, Vec<StartupError>> {
-        let mut reader = Reader::new(lookup);
+        let mut reader = Reader::new(lookup)?;
         // All are read before one is missed.
         let api_key = reader.credential("API_KEY", check_key);
         let host = reader.required("BMC_HOST").and_then(|text| reader.parse("BMC_HOST", &text, host));
@@ -111,6 +119,7 @@ impl Config {
         let listen = reader.listen();
         let request_timeout = reader.or_default("REQUEST_TIMEOUT", REQUEST_TIMEOUT, request_timeout);
         let log_level = reader.or_default("RUST_LOG", "info", log_level);
+        let state_dir = reader.or_default("STATE_DIR", "", state_dir);
 
         if api_key.as_ref().is_some_and(|key| key.current().expose().len() < SHORT_KEY) {
             reader
@@ -132,8 +141,15 @@ impl Config {
                 privilege: privilege?,
                 extra: extra?,
             };
-            let (listen, request_timeout, log_level) = (listen?, request_timeout?, log_level?);
-            Some(Self { keys, bmc, listen, request_timeout, log_level, warnings })
+            Some(Self {
+                keys,
+                bmc,
+                listen: listen?,
+                request_timeout: request_timeout?,
+                log_level: log_level?,
+                state_dir: state_dir?,
+                warnings,
+            })
         };
         config().ok_or(errors)
     }
@@ -143,7 +159,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it.
     pub fn read_listen(lookup: Lookup) -> Result<SocketAddr, Vec<StartupError>> {
-        let mut reader = Reader::new(lookup);
+        let mut reader = Reader::new(lookup)?;
         reader.listen().ok_or(reader.errors)
     }
 }
@@ -151,13 +167,22 @@ impl Config {
 /// Reads variables and collects what is wrong with them: a getter's `None` has left its error behind.
 struct Reader<'a> {
     lookup: Lookup<'a>,
+    /// What `IPMI_SIDECAR_ENV` adds to it.
+    file: BTreeMap<String, String>,
     errors: Vec<StartupError>,
     warnings: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(lookup: Lookup<'a>) -> Self {
-        Self { lookup, errors: Vec::new(), warnings: Vec::new() }
+    fn new(lookup: Lookup<'a>) -> Result<Self, Vec<StartupError>> {
+        let mut reader = Self { lookup, file: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() };
+        let path = reader.text("IPMI_SIDECAR_ENV").unwrap_or_default();
+        if !path.is_empty() {
+            let read = read_private(Path::new(&path)).and_then(|text| variables(&text));
+            reader.file =
+                read.map_err(|cause| vec![StartupError(format!("IPMI_SIDECAR_ENV is {path:?}: {cause}"))])?;
+        }
+        Ok(reader)
     }
 
     fn warn(&mut self, warning: String) {
@@ -169,9 +194,10 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// The variable's text, or the empty string where it is unset.
+    /// The variable's text, or the empty string where it is unset. The environment goes before the file.
     fn text(&mut self, name: &str) -> Option<String> {
-        let value = (self.lookup)(name).unwrap_or_default();
+        let value = (self.lookup)(name).filter(|value| !value.is_empty());
+        let value = value.unwrap_or_else(|| self.file.get(name).map(OsString::from).unwrap_or_default());
         value.into_string().or_else(|_| self.wrong(format!("{name}: expected text in UTF-8")).ok_or(())).ok()
     }
 
@@ -229,9 +255,9 @@ impl<'a> Reader<'a> {
     }
 
     fn program(&mut self) -> Option<PathBuf> {
-        let path = (self.lookup)("PATH");
+        let path = self.text("PATH")?;
         self.or_default("IPMITOOL", "ipmitool", |name| {
-            find_program(name, path.as_deref()).map_err(|error| {
+            find_program(name, &path).map_err(|error| {
                 format!(
                     "{error}: install ipmitool (Debian: apt-get install ipmitool) or set IPMITOOL to its path"
                 )
@@ -253,6 +279,30 @@ impl<'a> Reader<'a> {
                 .map_err(|_| "expected an address and a port such as 127.0.0.1:8080 or [::]:8080".to_owned())
         })
     }
+}
+
+/// Lines of `NAME=value`, the value quoted as in a shell; empty lines and comments are skipped.
+fn variables(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut all = BTreeMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let number = index + 1;
+        // Of the line itself nothing is repeated: it may be a password's.
+        let words = shell_words::split(line)
+            .map_err(|_| format!("line {number}: expected every quote to be closed"))?;
+        let [word] = &words[..] else {
+            if words.is_empty() {
+                continue;
+            }
+            return Err(format!(
+                "line {number}: expected one NAME=value, with quotes around a value with spaces"
+            ));
+        };
+        let (name, value) = word
+            .split_once('=')
+            .ok_or_else(|| format!("line {number}: expected NAME=value, without spaces"))?;
+        all.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(all)
 }
 
 fn check_key(key: &str) -> Result<(), String> {
@@ -302,6 +352,14 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| format!("expected whole seconds from {least} to {most}"))
 }
 
+fn state_dir(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "" => Ok(None),
+        _ if text.starts_with('/') => Ok(Some(PathBuf::from(text))),
+        _ => Err("expected the absolute path of a folder that this program may write to".to_owned()),
+    }
+}
+
 fn log_level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
 }
@@ -340,8 +398,8 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_named_at_once() {
-        let empty = |_: &str| None;
-        let errors = Config::read(&empty).unwrap_err();
+        let lookup = |name: &str| (name == "IPMITOOL").then(|| OsString::from("/no/such"));
+        let errors = Config::read(&lookup).unwrap_err();
         let named: Vec<_> = errors.iter().map(|error| error.0.split(' ').next().unwrap()).collect();
         assert_eq!(named, ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD", "IPMITOOL"]);
     }
@@ -407,6 +465,24 @@ mod tests {
         ] {
             let warnings = read(&[(name, value)]).unwrap().warnings;
             assert!(warnings.len() == 1 && warnings[0].contains(word), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_variables_is_read_in_a_shell_s_quoting() {
+        let text =
+            "# the server in the cellar\n\nBMC_HOST=192.0.2.1\nBMC_PASSWORD='a b#c'\nAPI_KEY=\"q\\\"x\"\n";
+        let all = variables(text).unwrap();
+        let expected = [("API_KEY", "q\"x"), ("BMC_HOST", "192.0.2.1"), ("BMC_PASSWORD", "a b#c")];
+        assert!(all.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{all:?}");
+        for (text, cause) in [
+            ("\nBMC_HOST = a", "line 2: expected one NAME=value"),
+            ("BMC_PASSWORD=hunter 2", "line 1: expected one NAME=value"),
+            ("hunter2", "line 1: expected NAME=value"),
+            ("A='hunter2", "line 1: expected every quote"),
+        ] {
+            let error = variables(text).unwrap_err();
+            assert!(error.starts_with(cause) && !error.contains("hunter"), "{error}");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Runs one `Invocation` under a deadline and an output cap, giving an `Outcome`. Knows no IPMI.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -108,12 +107,15 @@ impl Interrupt {
     }
 }
 
+/// Where a shell looks if there is no `PATH`, as in some web servers' CGI programs.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The absolute path of a program, by the rules of a shell: as it stands when it names a folder, on `path`
 /// otherwise.
 ///
 /// # Errors
 /// Why there is no such program to run.
-pub fn find_program(name: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
+pub fn find_program(name: &str, path: &str) -> io::Result<PathBuf> {
     let runnable = |candidate: &Path| -> io::Result<PathBuf> {
         let absolute = std::path::absolute(candidate)?;
         if !absolute.metadata()?.is_file() {
@@ -125,19 +127,26 @@ pub fn find_program(name: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
     if name.contains('/') {
         return runnable(Path::new(name));
     }
-    let folders = path.unwrap_or_default();
+    let folders = if path.is_empty() { DEFAULT_PATH } else { path };
     let mut found = std::env::split_paths(folders).filter_map(|folder| runnable(&folder.join(name)).ok());
     found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not found on PATH"))
 }
 
 /// Runs it to its end, or until `deadline`, by which it is dead and reaped in any case. Blocks.
-pub fn run(invocation: &Invocation, deadline: Instant, interrupt: &Interrupt) -> Outcome {
+///
+/// Its standard input is `input`, an empty file whose lock then lasts as long as it lives, or nothing.
+pub fn run(
+    invocation: &Invocation,
+    input: Option<OwnedFd>,
+    deadline: Instant,
+    interrupt: &Interrupt,
+) -> Outcome {
     let child = Command::new(&invocation.program)
         .args(&invocation.arguments)
         .env_clear()
         .env(LOCALE.0, LOCALE.1)
         .env(invocation.secret.0, invocation.secret.1.expose())
-        .stdin(Stdio::null())
+        .stdin(input.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0) // a Ctrl-C at our terminal is not meant for it

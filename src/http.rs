@@ -1,6 +1,7 @@
 //! The HTTP vocabulary: `Head` and `Response`, and how a head is read from bytes. Pure: no sockets here.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 pub use tiny_http::{Method, StatusCode};
 
@@ -12,6 +13,9 @@ const MAX_HEADERS: usize = 64;
 
 /// A webhook's body, which is read and thrown away: Alertmanager sends about 1 KiB an alert.
 pub const MAX_BODY: u64 = 64 * 1024;
+
+/// Any honest client sends its request in one go; 5 s allow for a lost packet or two.
+pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// What goes before the body of a client that asked for leave to send it (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -33,7 +37,7 @@ pub struct Head {
 }
 
 /// Why bytes are no head that we accept.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeadError {
     TooLarge,
     /// The remedy: what was expected.
@@ -41,6 +45,10 @@ pub enum HeadError {
 }
 
 use HeadError::{Malformed, TooLarge};
+
+impl HeadError {
+    pub const CUT_SHORT: Self = Malformed("the request ended before it was complete");
+}
 
 /// Where the head ends in `bytes`, behind its empty line; `None` while that has not arrived. The bytes before
 /// `checked` were looked at in an earlier call.
@@ -154,14 +162,22 @@ impl Head {
         let lengths: Vec<_> = self.values("Content-Length").collect();
         match lengths[..] {
             [] => Ok(0),
-            [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
-                // More digits than a u64 holds is simply far too much.
-                Ok(str::from_utf8(length).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
-            }
-            [_] => Err(Malformed("expected a plain decimal number in Content-Length")),
+            [length] => parse_length(length),
             _ => Err(Malformed("expected at most one Content-Length field")),
         }
     }
+}
+
+/// A body's length in bytes (RFC 9110, 8.6): digits and nothing else.
+///
+/// # Errors
+/// `Malformed` for anything else.
+pub fn parse_length(text: &[u8]) -> Result<u64, HeadError> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed("expected a plain decimal number in Content-Length"));
+    }
+    // More digits than a u64 holds is simply far too much.
+    Ok(str::from_utf8(text).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
 }
 
 fn from_httparse(error: httparse::Error) -> HeadError {
@@ -234,18 +250,26 @@ pub struct Response {
 }
 
 impl Response {
-    /// The bytes of the reply as HTTP/1.1. A reply to HEAD has the head of the one to GET and no body
+    /// The bytes of the reply as HTTP/1.1 (RFC 9112, 4). A reply to HEAD has the head of the one to GET and no body
     /// (RFC 9110, 9.3.2).
-    pub fn to_bytes(&self, to_head: bool) -> Vec<u8> {
-        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
+    pub fn to_http(&self, to_head: bool) -> Vec<u8> {
+        self.to_bytes("HTTP/1.1", "Connection: close\r\n", to_head)
+    }
+
+    /// The bytes of the reply as a CGI program gives it to its web server (RFC 3875, 6).
+    pub fn to_cgi(&self, to_head: bool) -> Vec<u8> {
+        self.to_bytes("Status:", "", to_head)
+    }
+
+    fn to_bytes(&self, start: &str, last: &str, to_head: bool) -> Vec<u8> {
+        let mut text = format!("{start} {} {}\r\n", self.status.0, self.status.default_reason_phrase());
         for (name, value) in &self.headers {
             let _ = write!(text, "{name}: {value}\r\n"); // writing to a String cannot fail
         }
         let length = self.body.len();
         let _ = write!(
             text,
-            "Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\
-             Connection: close\r\n\r\n"
+            "Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n{last}\r\n"
         );
         if !to_head {
             text.push_str(&self.body);

@@ -190,7 +190,7 @@ impl Lane {
     fn work(&self, sidecar: &Sidecar, outbox: &Outbox) {
         while let Some(Job { admitted, clients }) = self.next() {
             // The sidecar's own locks survive a panic: they hold nothing half-done.
-            let response = catch_unwind(AssertUnwindSafe(|| sidecar.carry_out(&admitted)))
+            let response = catch_unwind(AssertUnwindSafe(|| sidecar.carry_out(&admitted, None)))
                 .unwrap_or_else(|_| Problem::Panic.reply(Some(admitted.command())));
             // Before the wake-up, so that who looks then finds the lane idle.
             self.state().running = false;

@@ -15,6 +15,7 @@ mod reply;
 mod sidecar;
 mod lanes;
 mod server;
+mod cgi;
 mod logging;
 
 use std::env;
@@ -30,6 +31,7 @@ use log::{info, warn};
 
 use crate::config::{Config, StartupError, VARIABLES};
 use crate::exec::Interrupt;
+use crate::reply::Problem;
 use crate::server::Signals;
 use crate::sidecar::Sidecar;
 
@@ -44,6 +46,10 @@ const EX_CONFIG: u8 = 78;
 const HEALTHCHECK_TIME: Duration = Duration::from_millis(900);
 
 fn main() -> ExitCode {
+    // RFC 3875, 4.1.4: a web server sets it. What it gives as arguments may come from the query.
+    if env::var_os("GATEWAY_INTERFACE").is_some_and(|interface| !interface.is_empty()) {
+        return answer_cgi().unwrap_or_else(Exit::report);
+    }
     let words: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let result = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => serve(),
@@ -122,6 +128,21 @@ fn sidecar(config: Config) -> Result<Sidecar, Exit> {
     Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, interrupt))
 }
 
+/// One request, by the variables of a web server.
+fn answer_cgi() -> Result<ExitCode, Exit> {
+    let prepared = configure().and_then(|config| Ok((config.state_dir.clone(), sidecar(config)?)));
+    let head = cgi::head(env::vars_os());
+    let answered = match prepared {
+        Ok((state, sidecar)) => cgi::answer(&head, |head| cgi::respond(head, &sidecar, state.as_deref())),
+        Err(exit) => {
+            exit.report(); // for the operator; the caller learns nothing of the configuration
+            cgi::answer(&head, |_| Problem::Misconfigured.reply(None))
+        }
+    };
+    answered.map_err(system("answering the web server".to_owned()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Troubleshooting step one: is the configuration right, and does the BMC answer?
 fn check() -> Result<ExitCode, Exit> {
     let config = configure()?;
@@ -171,6 +192,7 @@ fn help() -> String {
                 ipmi-sidecar check        read the power status once and print it\n       \
                 ipmi-sidecar healthcheck  ask the running server for /health\n       \
                 ipmi-sidecar --help | --version\n\n\
+         Where GATEWAY_INTERFACE is set it answers one CGI request, whatever its arguments.\n\n\
          Environment, where an empty variable is unset and NAME_FILE, for those marked *, names a file:\n"
     );
     for variable in VARIABLES {

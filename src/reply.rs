@@ -26,6 +26,8 @@ pub enum Problem {
     Remembered(Failure, Duration),
     /// A defect of ours.
     Panic,
+    /// Only a CGI program comes so far without a configuration.
+    Misconfigured,
 }
 
 impl From<HeadError> for Problem {
@@ -60,6 +62,7 @@ enum Code {
     HeadTooLarge,
     Internal,
     IpmitoolMissing,
+    Misconfigured,
     BmcUnreachable,
     BmcBadPassword,
     BmcUnknownUser,
@@ -128,6 +131,13 @@ const FAILURES: &[Row] = &[
         "ipmitool_missing",
         "ipmitool could not be started",
         "Install it where the sidecar runs, or set IPMITOOL to its path",
+    ),
+    row(
+        Code::Misconfigured,
+        500,
+        "misconfigured",
+        "The sidecar's configuration is wrong",
+        "The web server's error log names each variable and its remedy",
     ),
     row(
         Code::BmcUnreachable,
@@ -220,6 +230,7 @@ impl Problem {
             Self::Refusal(Refusal::CrossSite) => Code::Forbidden,
             Self::Busy(_) => Code::Busy,
             Self::Panic => Code::Internal,
+            Self::Misconfigured => Code::Misconfigured,
             Self::Run(failure) | Self::Remembered(failure, _) => match failure {
                 Failure::Refused(_) => Code::BmcRefused,
                 Failure::Unreachable(_) => Code::BmcUnreachable,

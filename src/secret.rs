@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ const MAX_FILE: usize = 4 * 1024;
 
 /// A rotated file counts within a second, and a flood of requests costs one read a second.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// The bit of a file's mode that lets everybody read it (chmod(2), `S_IROTH`).
+const OTHERS_READ: u32 = 0o004;
 
 /// A value that must never be printed.
 #[derive(Clone)]
@@ -112,24 +116,43 @@ impl Credential {
 }
 
 fn read(path: &Path, check: Check) -> Result<Secret, String> {
-    let unreadable = |error| format!("cannot be read ({error})");
-    // Looked at before it is opened: opening a FIFO would wait for its writer.
-    if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err("expected a regular file".to_owned());
-    }
-    let mut bytes = Vec::with_capacity(MAX_FILE + 1);
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > MAX_FILE {
-        return Err(format!("expected a file of at most {MAX_FILE} bytes"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| "expected a text file in UTF-8".to_owned())?;
+    let text = read_text(path)?;
     let value = without_newline(&text);
     if value.is_empty() {
         return Err("the file is empty".to_owned());
     }
     check(value)?;
     Ok(Secret::new(value))
+}
+
+/// A file of variables, which holds secrets like the others.
+///
+/// # Errors
+/// Why it cannot be used; also when everybody on the system can read it.
+pub fn read_private(path: &Path) -> Result<String, String> {
+    let mode = path.metadata().map_err(|error| unreadable(&error))?.permissions().mode();
+    if mode & OTHERS_READ != 0 {
+        return Err(format!("others can read it: run chmod o= {}", path.display()));
+    }
+    read_text(path)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read ({error})")
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    // Looked at before it is opened: opening a FIFO would wait for its writer.
+    if !path.metadata().map_err(|error| unreadable(&error))?.is_file() {
+        return Err("expected a regular file".to_owned());
+    }
+    let mut bytes = Vec::with_capacity(MAX_FILE + 1);
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() > MAX_FILE {
+        return Err(format!("expected a file of at most {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "expected a text file in UTF-8".to_owned())
 }
 
 /// `echo` and most editors end a file with a newline, and `echo key | base64` puts one into a Kubernetes Secret.

@@ -18,7 +18,7 @@ use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
-use crate::http::{CONTINUE, Head, HeadError, MAX_BODY, MAX_HEAD, Method, Response, head_end};
+use crate::http::{CONTINUE, Head, HeadError, MAX_BODY, MAX_HEAD, Method, REQUEST_TIME, Response, head_end};
 use crate::ipmi::Command;
 use crate::lanes::{ClientId, Lanes};
 use crate::reply::Problem;
@@ -48,9 +48,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// It can fail for hours, 20 times a second.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Any honest client sends its request in one go; 5 s allow for a lost packet or two.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-
 /// A reply has 1 KiB and fits into an empty socket buffer; only a client that reads nothing needs longer.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 
@@ -60,8 +57,6 @@ const DRAIN_TIME: Duration = Duration::from_millis(500);
 
 /// As much as the largest body.
 const MAX_DRAIN: usize = 64 * 1024;
-
-const CUT_SHORT: HeadError = HeadError::Malformed("the connection ended within the request");
 
 /// Opens the listener.
 ///
@@ -339,7 +334,7 @@ impl Server<'_> {
         match client.stream.read(&mut chunk[..MAX_HEAD - bytes.len()]) {
             Ok(0) if bytes.is_empty() => return None,
             Ok(0) => {
-                return client.refuse(&CUT_SHORT.into(), None);
+                return client.refuse(&HeadError::CUT_SHORT.into(), None);
             }
             Ok(length) => bytes.extend_from_slice(&chunk[..length]),
             Err(error) if is_passing(&error) => return Some(Stage::Head { bytes, checked }),
@@ -394,7 +389,7 @@ impl Server<'_> {
     ) -> Option<Stage> {
         let left = match client.stream.read(&mut [0; MAX_HEAD]) {
             Ok(0) => {
-                return client.refuse(&CUT_SHORT.into(), Some(admitted.command()));
+                return client.refuse(&HeadError::CUT_SHORT.into(), Some(admitted.command()));
             }
             Ok(length) => left.saturating_sub(length as u64),
             Err(error) if is_passing(&error) => left,
@@ -445,7 +440,7 @@ impl Client {
 
     fn reply(&mut self, response: &Response) -> Option<Stage> {
         self.until = Some(Instant::now() + REPLY_TIME);
-        self.write(response.to_bytes(self.is_head), 0)
+        self.write(response.to_http(self.is_head), 0)
     }
 
     fn write(&mut self, bytes: Vec<u8>, mut sent: usize) -> Option<Stage> {

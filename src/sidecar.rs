@@ -1,6 +1,7 @@
 //! The heart, in two steps: `admit` decides at once, `carry_out` runs the command and answers. The faces meet here.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,10 @@ impl Admitted {
     pub const fn command(&self) -> Command {
         self.authorised.command()
     }
+
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
 }
 
 /// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a command.
@@ -114,10 +119,11 @@ impl Sidecar {
         Admitted { authorised, peer, received, deadline: received + self.request_timeout }
     }
 
-    /// Step two: runs the command and answers, by its deadline at the latest. Blocks.
-    pub fn carry_out(&self, admitted: &Admitted) -> Response {
+    /// Step two: runs the command and answers, by its deadline at the latest. Blocks. Where the lane is a locked file,
+    /// the run holds it as well.
+    pub fn carry_out(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Response {
         let command = admitted.command();
-        let result = self.attempt(admitted);
+        let result = self.attempt(admitted, lane);
         let level = match (command, &result) {
             (Command::Change(_), Ok(_)) => Level::Info,
             (Command::Change(_), Err(_)) => Level::Warn,
@@ -132,7 +138,7 @@ impl Sidecar {
         response
     }
 
-    fn attempt(&self, admitted: &Admitted) -> Result<Answer, Problem> {
+    fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
         let needs = match admitted.command() {
             Command::Change(_) => CHANGE_NEEDS,
             Command::Read(_) => READ_NEEDS,
@@ -142,7 +148,7 @@ impl Sidecar {
         }
         let login = self.bmc.login();
         self.recall_rejection(&login)?;
-        let result = self.run(&admitted.authorised, &login, admitted.deadline);
+        let result = self.run(admitted, &login, lane);
         if let Err(failure @ (Failure::BadPassword | Failure::UnknownUser)) = &result {
             let until = Instant::now() + LOCKOUT;
             *locked(&self.rejected) = Some(Rejected { login, failure: failure.clone(), until });
@@ -162,12 +168,12 @@ impl Sidecar {
         }
     }
 
-    fn run(&self, authorised: &Authorised, login: &Login, deadline: Instant) -> Result<Answer, Failure> {
-        let invocation = self.bmc.invocation(authorised, login);
+    fn run(&self, admitted: &Admitted, login: &Login, lane: Option<OwnedFd>) -> Result<Answer, Failure> {
+        let invocation = self.bmc.invocation(&admitted.authorised, login);
         debug!("running {}", invocation.pasteable());
-        let outcome = exec::run(&invocation, deadline, &self.interrupt);
+        let outcome = exec::run(&invocation, lane, admitted.deadline, &self.interrupt);
         debug!("{outcome}");
-        ipmitool::read_outcome(authorised.command(), &outcome)
+        ipmitool::read_outcome(admitted.command(), &outcome)
     }
 
     /// One `power status` for the operator at the command line.
@@ -176,7 +182,7 @@ impl Sidecar {
     /// Why it failed, explained.
     pub fn check(&self) -> Result<&'static str, String> {
         let admitted = self.accept(Authorised::by_operator(Read::PowerStatus), "the command line".to_owned());
-        self.attempt(&admitted).map(Answer::line).map_err(|problem| problem.explain())
+        self.attempt(&admitted, None).map(Answer::line).map_err(|problem| problem.explain())
     }
 
     /// Ends the runs of both lanes, now and from now on.

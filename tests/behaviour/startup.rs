@@ -92,7 +92,7 @@ fn what_is_missing_is_all_named_at_once() {
 
 #[test]
 fn what_is_wrong_is_all_named_at_once() {
-    let spoilt = configured().without("API_KEY").without("PATH");
+    let spoilt = configured().without("API_KEY").env("PATH", "/nowhere");
     let ended = refuses(
         spoilt
             .env("BMC_CIPHER_SUITE", "three")

@@ -1,0 +1,198 @@
+//! Face two: CGI variables in, `Status:` lines out (RFC 3875). One process is one request.
+//!
+//! Processes know nothing of each other. Where `STATE_DIR` is set, each lane is a locked file there, so that changes
+//! stay in order and the BMC sees at most two sessions.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, read};
+use rustix::stdio::stdin;
+
+use crate::http::{Head, HeadError, MAX_BODY, Method, REQUEST_TIME, Response, parse_length};
+use crate::ipmi::Command;
+use crate::ipmitool::Failure;
+use crate::reply::Problem;
+use crate::sidecar::{Admission, Admitted, Sidecar};
+
+/// The request that CGI variables describe (RFC 3875, 4.1). The path is `PATH_INFO`: what follows the program's own.
+///
+/// # Errors
+/// `Malformed` for variables that are missing or contradict each other.
+pub fn head(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Head, HeadError> {
+    let variables: Vec<_> = variables.collect();
+    let get = |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_os_str());
+    let text = |name: &str| get(name).unwrap_or_default().to_string_lossy().into_owned();
+
+    let method = text("REQUEST_METHOD").parse().ok().filter(|method: &Method| !method.as_str().is_empty());
+    let length = match get("CONTENT_LENGTH").unwrap_or_default().as_bytes() {
+        b"" => 0,
+        length => parse_length(length)?,
+    };
+    if get("HTTP_CONTENT_LENGTH").is_some_and(|other| parse_length(other.as_bytes()) != Ok(length)) {
+        return Err(HeadError::Malformed("CONTENT_LENGTH and HTTP_CONTENT_LENGTH contradict each other"));
+    }
+    let path = text("PATH_INFO");
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(HeadError::Malformed("expected a PATH_INFO that begins with /"));
+    }
+    Ok(Head {
+        method: method.ok_or(HeadError::Malformed("expected an ASCII word in REQUEST_METHOD"))?,
+        path,
+        headers: variables.iter().filter_map(|(name, value)| field(name, value)).collect(),
+        body_length: length,
+        expects_continue: false, // the web server has seen to that
+        peer: text("REMOTE_ADDR").escape_debug().to_string(),
+    })
+}
+
+/// `HTTP_X_API_KEY` as the field it was (RFC 3875, 4.1.18).
+fn field(name: &OsStr, value: &OsStr) -> Option<(String, Vec<u8>)> {
+    let name = name.to_str()?.strip_prefix("HTTP_")?.replace('_', "-");
+    Some((name, value.to_owned().into_vec()))
+}
+
+/// Answers the one request, and writes the reply to standard output.
+///
+/// # Errors
+/// When the web server does not take it.
+pub fn answer(head: &Result<Head, HeadError>, respond: impl FnOnce(&Head) -> Response) -> io::Result<()> {
+    let is_head = head.as_ref().is_ok_and(|head| head.method == Method::Head);
+    let response = match head {
+        Ok(head) => {
+            catch_unwind(AssertUnwindSafe(|| respond(head))).unwrap_or_else(|_| Problem::Panic.reply(None))
+        }
+        Err(error) => Problem::Head(error.clone()).reply(None),
+    };
+    io::stdout().write_all(&response.to_cgi(is_head))
+}
+
+/// The two steps of the heart, with the body between them.
+pub fn respond(head: &Head, sidecar: &Sidecar, state: Option<&Path>) -> Response {
+    let until = Instant::now() + REQUEST_TIME;
+    let admitted = match sidecar.admit(head) {
+        Admission::Reply(response) => return response,
+        Admission::Command(admitted) => admitted,
+    };
+    let ready = read_body(head.body_length, until).and_then(|()| take_lane(&admitted, state));
+    match ready {
+        Ok(None) => sidecar.carry_out(&admitted, None),
+        // Ours stays open beside the run's, so that the lane is free only when both have ended.
+        Ok(Some(lane)) => sidecar.carry_out(&admitted, lane.try_clone().ok().map(OwnedFd::from)),
+        Err(problem) => problem.reply(Some(admitted.command())),
+    }
+}
+
+/// Reads a body that nobody needs: a request that is cut short is not carried out.
+fn read_body(mut left: u64, until: Instant) -> Result<(), Problem> {
+    if left > MAX_BODY {
+        return Err(Problem::BodyTooLarge);
+    }
+    while left > 0 {
+        let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+        let patience = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut fds, patience.as_ref()) {
+            Ok(0) => return Err(Problem::Slow),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return Err(HeadError::CUT_SHORT.into()),
+        }
+        match read(stdin(), &mut [0; 4096]) {
+            Ok(0) => return Err(HeadError::CUT_SHORT.into()),
+            Ok(length) => left = left.saturating_sub(length as u64),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return Err(HeadError::CUT_SHORT.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the lane of this command, at most until its deadline. The kernel serves those who wait in their order.
+fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Problem> {
+    let Some(state) = state else { return Ok(None) };
+    let path = state.join(match admitted.command() {
+        Command::Change(_) => "changes.lock",
+        Command::Read(_) => "reads.lock",
+    });
+    let failed = |error| {
+        let said = format!("locking {}, as STATE_DIR says: {error}", path.display());
+        log::error!("{admitted}: {said}");
+        Problem::Run(Failure::NotStarted(said.into()))
+    };
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    // flock has no time-out: a thread waits for it, which ends with the process at the latest.
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let wait = move || sender.send(flock(&file, FlockOperation::LockExclusive).map(|()| file));
+    thread::Builder::new().spawn(wait).map_err(failed)?;
+    match receiver.recv_timeout(admitted.deadline().saturating_duration_since(Instant::now())) {
+        Ok(locked) => locked.map(Some).map_err(|error| failed(error.into())),
+        Err(_) => Err(Problem::Busy("earlier commands took the time it had")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Result<Head, HeadError> {
+        head(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    #[test]
+    fn variables_make_the_same_head_as_bytes() {
+        let head = of(&[
+            ("REQUEST_METHOD", "POST"),
+            ("PATH_INFO", "/power/on"),
+            ("QUERY_STRING", "x"),
+            ("CONTENT_LENGTH", "4"),
+            ("HTTP_X_API_KEY", "k"),
+            ("HTTP_SEC_FETCH_SITE", "none"),
+            ("REMOTE_ADDR", "192.0.2.1"),
+        ])
+        .unwrap();
+        assert_eq!((head.method.as_str(), &head.path[..], head.body_length), ("POST", "/power/on", 4));
+        assert_eq!(head.values("X-API-Key").collect::<Vec<_>>(), [b"k"]);
+        assert_eq!(head.values("Sec-Fetch-Site").collect::<Vec<_>>(), [b"none"]);
+        assert_eq!(head.peer, "192.0.2.1");
+    }
+
+    #[test]
+    fn missing_and_contradictory_variables_are_refused() {
+        let good = [("REQUEST_METHOD", "GET"), ("PATH_INFO", "/health")];
+        assert!(of(&good).is_ok());
+        assert!(
+            of(&[("REQUEST_METHOD", "GET")]).is_ok(),
+            "the program's own path is a path, if an unknown one"
+        );
+        for bad in [
+            &[("PATH_INFO", "/health")][..],
+            &[("REQUEST_METHOD", ""), ("PATH_INFO", "/health")],
+            &[("REQUEST_METHOD", "G\u{c9}T"), ("PATH_INFO", "/health")],
+            &[("REQUEST_METHOD", "GET"), ("PATH_INFO", "health")],
+            &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "-1")],
+            &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "4x")],
+            &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "4"), ("HTTP_CONTENT_LENGTH", "5")],
+            &[],
+        ] {
+            assert!(matches!(of(bad), Err(HeadError::Malformed(_))), "{bad:?}");
+        }
+    }
+}
