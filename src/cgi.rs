@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
@@ -25,6 +25,10 @@ use crate::ipmi::Command;
 use crate::ipmitool::Failure;
 use crate::reply::Problem;
 use crate::sidecar::{Admission, Admitted, Sidecar};
+
+/// What is left of a body is taken for so long before the reply: Apache's `mod_cgid` and fcgiwrap lose the reply of a
+/// program that ends with its standard input unread.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 
 /// The request that CGI variables describe (RFC 3875, 4.1). The path is `PATH_INFO`: what follows the program's own.
 ///
@@ -67,11 +71,17 @@ fn field(name: &OsStr, value: &OsStr) -> Option<(String, Vec<u8>)> {
 ///
 /// # Errors
 /// When the web server does not take it.
-pub fn answer(head: &Result<Head, HeadError>, respond: impl FnOnce(&Head) -> Response) -> io::Result<()> {
+pub fn answer(
+    head: &Result<Head, HeadError>,
+    respond: impl FnOnce(&Head, &mut Body) -> Response,
+) -> io::Result<()> {
     let is_head = head.as_ref().is_ok_and(|head| head.method == Method::Head);
     let response = match head {
         Ok(head) => {
-            catch_unwind(AssertUnwindSafe(|| respond(head))).unwrap_or_else(|_| Problem::Panic.reply(None))
+            let mut body = Body::of(head);
+            let response = catch_unwind(AssertUnwindSafe(|| respond(head, &mut body)));
+            let _ = body.read(u64::MAX, Instant::now() + DRAIN_TIME); // the reply stands, whatever comes of it
+            response.unwrap_or_else(|_| Problem::Panic.reply(None))
         }
         Err(error) => Problem::Head(error.clone()).reply(None),
     };
@@ -79,13 +89,13 @@ pub fn answer(head: &Result<Head, HeadError>, respond: impl FnOnce(&Head) -> Res
 }
 
 /// The two steps of the heart, with the body between them.
-pub fn respond(head: &Head, sidecar: &Sidecar, state: Option<&Path>) -> Response {
+pub fn respond(head: &Head, body: &mut Body, sidecar: &Sidecar, state: Option<&Path>) -> Response {
     let until = Instant::now() + REQUEST_TIME;
     let admitted = match sidecar.admit(head) {
         Admission::Reply(response) => return response,
         Admission::Command(admitted) => admitted,
     };
-    let ready = read_body(head.body_length, until).and_then(|()| take_lane(&admitted, state));
+    let ready = body.read(MAX_BODY, until).and_then(|()| take_lane(&admitted, state));
     match ready {
         Ok(None) => sidecar.carry_out(&admitted, None),
         // Ours stays open beside the run's, so that the lane is free only when both have ended.
@@ -94,27 +104,50 @@ pub fn respond(head: &Head, sidecar: &Sidecar, state: Option<&Path>) -> Response
     }
 }
 
-/// Reads a body that nobody needs: a request that is cut short is not carried out.
-fn read_body(mut left: u64, until: Instant) -> Result<(), Problem> {
-    if left > MAX_BODY {
-        return Err(Problem::BodyTooLarge);
+/// The body on standard input, which nobody needs.
+pub struct Body {
+    left: u64,
+    /// Apache takes a chunked body apart and passes it on without its length: it ends where standard input does.
+    to_end: bool,
+}
+
+impl Body {
+    fn of(head: &Head) -> Self {
+        let to_end = head.body_length == 0 && head.values("Transfer-Encoding").next().is_some();
+        Self { left: if to_end { u64::MAX } else { head.body_length }, to_end }
     }
-    while left > 0 {
-        let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
-        let patience = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
-        match poll(&mut fds, patience.as_ref()) {
-            Ok(0) => return Err(Problem::Slow),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return Err(HeadError::CUT_SHORT.into()),
+
+    /// Reads what is left of it: a request that is cut short is not carried out.
+    fn read(&mut self, most: u64, until: Instant) -> Result<(), Problem> {
+        if !self.to_end && self.left > most {
+            return Err(Problem::BodyTooLarge);
         }
-        match read(stdin(), &mut [0; 4096]) {
-            Ok(0) => return Err(HeadError::CUT_SHORT.into()),
-            Ok(length) => left = left.saturating_sub(length as u64),
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => return Err(HeadError::CUT_SHORT.into()),
+        let mut taken = 0;
+        while self.left > 0 {
+            let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+            let patience = until.saturating_duration_since(Instant::now());
+            match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
+                // A source that never runs dry is no better than one that never speaks.
+                Ok(ready) if ready == 0 || patience.is_zero() => return Err(Problem::Slow),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return Err(HeadError::CUT_SHORT.into()),
+            }
+            match read(stdin(), &mut [0; 4096]) {
+                Ok(0) if self.to_end => self.left = 0,
+                Ok(0) => return Err(HeadError::CUT_SHORT.into()),
+                Ok(length) => {
+                    taken += length as u64;
+                    self.left = self.left.saturating_sub(length as u64);
+                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => return Err(HeadError::CUT_SHORT.into()),
+            }
+            if taken > most {
+                return Err(Problem::BodyTooLarge);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Waits for the lane of this command, at most until its deadline. The kernel serves those who wait in their order.

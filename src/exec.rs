@@ -8,12 +8,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Access, access};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpgid};
 
 use crate::secret::Secret;
 
@@ -201,6 +202,7 @@ impl Run {
         let _ = kill_process_group(self.pid, Signal::KILL);
         let gone = self.has_exited_by(Instant::now() + REAP, None);
         let status = if gone { self.child.wait() } else { Err(io::Error::other("it cannot be killed")) };
+        self.reap_inherited();
         self.stdout.read_last();
         self.stderr.read_last();
         let end = match status {
@@ -208,6 +210,18 @@ impl Run {
             _ => End::Stopped,
         };
         Outcome { stdout: self.stdout.kept, stderr: self.stderr.kept, end }
+    }
+
+    /// As PID 1 of a container we inherit what it left behind, and nobody else would ever reap that.
+    fn reap_inherited(&self) {
+        let until = Instant::now() + REAP;
+        while let Ok(reaped) = waitpgid(self.pid, WaitOptions::NOHANG)
+            && Instant::now() < until
+        {
+            if reaped.is_none() {
+                thread::sleep(Duration::from_millis(1)); // it has been killed, and is about to end
+            }
+        }
     }
 
     /// Reads what it writes until it has exited, `until` has come or `interrupt` is raised.

@@ -1,6 +1,6 @@
 //! The HTTP vocabulary: `Head` and `Response`, and how a head is read from bytes. Pure: no sockets here.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 pub use tiny_http::{Method, StatusCode};
@@ -21,7 +21,6 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Everything of a request but its body.
-#[derive(Debug)]
 pub struct Head {
     pub method: Method,
     /// The path of the target, as sent, without the query: it is only ever compared with constants.
@@ -34,6 +33,14 @@ pub struct Head {
     pub expects_continue: bool,
     /// Who asks, for the log.
     pub peer: String,
+}
+
+/// Names only of its fields: a value may be the key.
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        write!(f, "{} {:?} with {names:?} from {}", self.method, self.path, self.peer)
+    }
 }
 
 /// Why bytes are no head that we accept.
@@ -281,6 +288,8 @@ impl Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn parse(text: &str) -> Result<Head, HeadError> {
         let end = head_end(text.as_bytes(), 0)?.ok_or(Malformed("no end"))?;
@@ -381,5 +390,96 @@ mod tests {
         }
         assert_eq!(found, head_end(text, 0).unwrap());
         assert_eq!(found, Some(text.len() - 4));
+    }
+
+    /// Pieces of heads, good and bad: noise alone would hardly ever be one.
+    const PIECES: &[&str] = &[
+        "GET",
+        "POST",
+        " /power/on",
+        " /health?a#b",
+        " http://a:80/health",
+        " *",
+        " HTTP/1.1",
+        " HTTP/1.0",
+        "Host: a",
+        "Host:",
+        "X-API-Key: \t k",
+        "Content-Length: 4",
+        "Transfer-Encoding: chunked",
+        "Expect: 100-continue",
+        ": ",
+        "\r",
+        "\n",
+        "\r\n\r\n",
+        "\u{7f}",
+        "\u{e9}",
+    ];
+
+    fn head_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let line_end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n"), 1 => Just("")];
+        let piece = prop_oneof![
+            8 => select(PIECES).prop_map(|piece| piece.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..8),
+        ];
+        let start = prop_oneof![
+            4 => "(GET|POST|[!-~]{1,8}) (/[!-~]{0,20}|http://[!-~]{0,9}/|\\*) HTTP/1\\.[01]"
+                .prop_map(String::into_bytes),
+            1 => piece.clone(),
+        ];
+        let line = prop_oneof![2 => "[A-Za-z-]{1,9}: [ -~]{0,9}".prop_map(String::into_bytes), 1 => piece];
+        let ended = |line: Vec<u8>, end: &str| [&line[..], end.as_bytes()].concat();
+        let lines = prop::collection::vec((line, line_end.clone()), 0..5);
+        (start, line_end, lines, any::<bool>()).prop_map(move |(start, end, lines, has_host)| {
+            let mut bytes = ended(start, end);
+            bytes.extend(if has_host { &b"Host: a\r\n"[..] } else { b"" });
+            bytes.extend(lines.into_iter().flat_map(|(line, end)| ended(line, end)));
+            bytes.extend(b"\r\nrest");
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+        #[test]
+        fn no_bytes_are_too_much_for_it(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = head_end(&bytes, 0);
+            let _ = Head::parse(&bytes, String::new());
+        }
+
+        #[test]
+        fn a_head_ends_at_the_same_place_in_whatever_pieces(
+            bytes in head_bytes(),
+            pieces in prop::collection::vec(1_usize..40, 0..40),
+        ) {
+            let (mut arrived, mut found) = (0, Ok(None));
+            for piece in pieces.into_iter().chain([bytes.len()]) {
+                let checked = arrived;
+                arrived = bytes.len().min(arrived + piece);
+                found = head_end(&bytes[..arrived], checked);
+                if found != Ok(None) {
+                    break;
+                }
+            }
+            prop_assert_eq!(found, head_end(&bytes, 0));
+        }
+
+        #[test]
+        fn what_passes_is_plain(bytes in head_bytes()) {
+            let Ok(Some(end)) = head_end(&bytes, 0) else { return Ok(()) };
+            let Ok(head) = Head::parse(&bytes[..end], String::new()) else { return Ok(()) };
+            prop_assert!(head.path.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", head.path);
+            prop_assert!(head.path.starts_with('/') || head.path == "*", "{:?}", head.path);
+            prop_assert!(!head.path.contains(['?', '#']), "{:?}", head.path);
+            prop_assert!(head.method.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+            for (name, value) in &head.headers {
+                prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name:?}");
+                prop_assert!(value.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t'), "{value:?}");
+            }
+            for (name, most) in [("Host", 1), ("Content-Length", 1), ("Transfer-Encoding", 0)] {
+                prop_assert!(head.values(name).count() <= most, "{name}");
+            }
+        }
     }
 }

@@ -173,7 +173,7 @@ impl ExtraArguments {
         };
         match Self::INSTEAD.iter().find(|(wrong, _)| *wrong == letter) {
             Some((_, variable)) => format!("-{letter} is not for here: use {variable}"),
-            None => format!("-{letter} is not allowed like this: {expected}"),
+            None => format!("-{} is not allowed like this: {expected}", letter.escape_debug()),
         }
     }
 }
@@ -450,6 +450,10 @@ fn last_words(said: &str, end: &End) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Keys;
+    use crate::http::Head;
+    use proptest::prelude::*;
+    use proptest::sample::select;
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
@@ -627,5 +631,260 @@ mod tests {
         }
         assert_eq!(Privilege::parse("operator"), Ok(Privilege(Some("OPERATOR"))));
         assert!(Privilege::parse("KING").is_err());
+    }
+
+    const ALL: [Command; 6] = [
+        STATUS,
+        ON,
+        Command::Change(Change::PowerSoft),
+        Command::Change(Change::PowerOff),
+        Command::Change(Change::PowerCycle),
+        Command::Change(Change::PowerReset),
+    ];
+
+    /// Pieces of what `ipmitool` prints, and of what it never should: noise alone would hardly meet a known line.
+    const SAID: &[&str] = &[
+        "Chassis Power is on",
+        "Chassis Power is off",
+        "Chassis Power Control: Up/On",
+        "Chassis Power Control: Down/Off",
+        "Chassis Power Control: Soft",
+        "Chassis Power Control: Cycle",
+        "Chassis Power Control: Reset",
+        "Set Chassis Power Control to Up/On failed: ",
+        "Get Chassis Power Status failed: ",
+        "Unable to set Chassis Power Control to Reset",
+        "Unable to get Chassis Power Status",
+        "Command not supported in present state",
+        "Node busy",
+        "Timeout",
+        "> RAKP 2 HMAC is invalid",
+        "RAKP 2 message indicates an error : unauthorized name",
+        "Get Auth Capabilities error",
+        "Running Get VSO Capabilities my_addr 0x20",
+        "Discovered IPMB address 0x0",
+        "Loading IANA PEN Registry...",
+        " ",
+        "\r",
+        "\0",
+        "\u{1b}[2J",
+        "\n",
+        "\n",
+        "\n",
+    ];
+
+    fn output() -> impl Strategy<Value = Output> {
+        let piece = prop_oneof![
+            3 => select(SAID).prop_map(|piece| piece.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ];
+        let bytes = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+        (bytes, any::<bool>()).prop_map(|(bytes, truncated)| Output { bytes, truncated })
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        use std::io::{Error, ErrorKind};
+        let end = prop_oneof![
+            any::<i32>().prop_map(|raw| End::Exited(ExitStatus::from_raw(raw))),
+            Just(0).prop_map(|raw| End::Exited(ExitStatus::from_raw(raw))),
+            Just(()).prop_map(|()| End::Stopped),
+            select(&[ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::WouldBlock][..])
+                .prop_map(|kind| End::NotStarted(Error::from(kind))),
+        ];
+        (output(), output(), end).prop_map(|(stdout, stderr, end)| Outcome { stdout, stderr, end })
+    }
+
+    /// Whether a line of the output is this one, byte for byte.
+    fn has_line(output: &Output, line: &str) -> bool {
+        let lines = output.bytes.split(|byte| *byte == b'\n');
+        lines.map(|own| own.strip_suffix(b"\r").unwrap_or(own)).any(|own| own == line.as_bytes())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+        #[test]
+        fn only_the_commands_own_line_is_its_success(command in select(&ALL[..]), outcome in outcome()) {
+            let said = |line| has_line(&outcome.stdout, line);
+            match (command, read_outcome(command, &outcome)) {
+                (Command::Read(_), Ok(Answer::Status(power))) => prop_assert!(said(power.status_line())),
+                (Command::Change(own), Ok(Answer::Done(done))) => {
+                    prop_assert!(own == done && said(own.success_line()));
+                }
+                (_, Ok(answer)) => prop_assert!(false, "{command:?} gave {answer:?}"),
+                (Command::Read(_), Err(failure)) => {
+                    prop_assert!(!Power::ALL.iter().any(|power| said(power.status_line())));
+                    prop_assert_ne!(failure, Failure::OutcomeUnknown);
+                }
+                (Command::Change(own), Err(_)) => prop_assert!(!said(own.success_line())),
+            }
+        }
+
+        /// Behind those two lines the command follows: unless the BMC itself answered it, nobody knows.
+        #[test]
+        fn what_may_have_been_sent_is_never_called_unsent(
+            command in select(&ALL[1..]),
+            mut outcome in outcome(),
+            sign in select(&SESSION_IS_UP[..]),
+        ) {
+            outcome.stderr.bytes.splice(0..0, format!("{sign}\n").into_bytes());
+            let said = outcome.stderr.text().into_owned();
+            let result = read_outcome(command, &outcome);
+            let is_answered = said.contains(" failed: ") || matches!(outcome.end, End::NotStarted(_));
+            prop_assert!(result.is_ok() || is_answered || result == Err(Failure::OutcomeUnknown), "{result:?}");
+        }
+
+        #[test]
+        fn what_a_reply_quotes_is_short_and_plain(command in select(&ALL[..]), outcome in outcome()) {
+            if let Err(failure) = read_outcome(command, &outcome) {
+                let said = failure.detail().unwrap_or_default();
+                prop_assert!(said.chars().count() <= MAX_SAID && !said.contains(char::is_control), "{said:?}");
+            }
+        }
+
+        #[test]
+        fn no_extra_argument_is_a_command_or_overrides_the_fixed_part(
+            words in arguments(),
+            command in select(&ALL[..]),
+            user in "[ -~]{1,16}",
+        ) {
+            let Ok(extra) = ExtraArguments::parse(&words) else { return Ok(()) };
+            let fixed = |value: &str| Credential::fixed("X", value, |_| Ok(())).unwrap();
+            let bmc = Bmc {
+                program: "/usr/bin/ipmitool".into(),
+                host: "192.0.2.1".to_owned(),
+                port: 623,
+                user: fixed(&user),
+                password: fixed("s3cret-n0where-else"),
+                cipher_suite: CipherSuite::Number(3),
+                privilege: Privilege(Some("OPERATOR")),
+                extra,
+            };
+            let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
+            let authorised = Keys { api_key: fixed("k") }.authorise(&head, command).unwrap();
+            let arguments = bmc.invocation(&authorised, &bmc.login()).arguments;
+            let (options, free) = as_ipmitool_reads(&arguments);
+            prop_assert_eq!(free.join(" "), command.name());
+            let (seconds, tries) = if command == STATUS { ("2", "2") } else { ("4", "1") };
+            for (option, value) in [
+                ('I', "lanplus"),
+                ('v', ""),
+                ('N', seconds),
+                ('R', tries),
+                ('H', "192.0.2.1"),
+                ('p', "623"),
+                ('U', &user),
+                ('E', ""),
+                ('C', "3"),
+                ('L', "OPERATOR"),
+            ] {
+                let values: Vec<_> = options.iter().filter(|(own, _)| *own == option).collect();
+                prop_assert_eq!(values, [&(option, value)]);
+            }
+            let others = options.iter().filter(|(option, _)| !"IvNRHpUECL".contains(*option));
+            for (option, value) in others {
+                prop_assert!("oAltbTB".contains(*option) && !value.is_empty(), "-{} {}", option, value);
+            }
+            prop_assert!(!arguments.iter().any(|argument| argument.contains("s3cret")));
+        }
+
+        /// It may be a password that stands in the wrong variable.
+        #[test]
+        fn a_rejected_argument_is_not_repeated(before in arguments(), after in arguments(), option in OPTION) {
+            for secret in ["hunter2hunter2", "-phunter2hunter2", "'hunter2hunter2", "$hunter2hunter2"] {
+                for between in ["", " "] {
+                    let text = format!("{before} {option}{between}{secret} {after}");
+                    let error = ExtraArguments::parse(&text).err().unwrap_or_default();
+                    prop_assert!(!error.contains("hunter2"), "{}", error);
+                }
+            }
+        }
+
+        /// Each problem at the start is one line.
+        #[test]
+        fn an_error_is_one_plain_line(words in arguments()) {
+            if let Err(error) = ExtraArguments::parse(&words) {
+                prop_assert!(!error.contains(char::is_control), "{error:?}");
+            }
+        }
+    }
+
+    const OPTION: &str = "-[a-zA-Z0-9]";
+
+    /// Text of options that pass, options that must not, commands, quotes and noise.
+    fn arguments() -> impl Strategy<Value = String> {
+        let good = select(
+            &[
+                "-o supermicro",
+                "-A MD5",
+                "-l 0",
+                "-t 0x20",
+                "-b 6",
+                "-T 0x82",
+                "-B 0",
+                "-t '32'",
+                "'-o' \"icts\"",
+            ][..],
+        );
+        let bad = select(
+            &[
+                "-o",
+                "-R",
+                "-N",
+                "-v",
+                "-vvv",
+                "-P",
+                "-f",
+                "-I",
+                "power",
+                "off",
+                "power off",
+                "--",
+                "-",
+                "'",
+                "\\",
+            ][..],
+        );
+        let word = prop_oneof![
+            6 => good.prop_map(str::to_owned),
+            1 => bad.prop_map(str::to_owned),
+            1 => OPTION,
+            2 => select(
+                &[
+                    "-I lan", "-H other", "-p 624", "-U root", "-E", "-C 17", "-L USER", "-N 9", "-R 4", "-v", "-P x",
+                    "-f 1", "-k 0", "-y 0",
+                ][..],
+            )
+            .prop_map(str::to_owned),
+            1 => "-[a-zA-Z] ?(0|4|0x20|MD5|supermicro|USER)",
+            1 => "\\PC{0,6}",
+            1 => any::<String>(),
+            1 => any::<char>().prop_map(|letter| format!("'-{letter}'")),
+        ];
+        prop::collection::vec(word, 0..5).prop_map(|words| words.join(" "))
+    }
+
+    /// Options with their values, and the free words: as getopt(3) splits them by `ipmitool` 1.8.19's own list.
+    fn as_ipmitool_reads(arguments: &[String]) -> (Vec<(char, &str)>, Vec<&str>) {
+        const WITH_VALUE: &str = "IHdPfUpCLAtTmzSlbBeokyORND";
+        let (mut options, mut free) = (Vec::new(), Vec::new());
+        let mut rest = arguments.iter().map(String::as_str);
+        while let Some(word) = rest.next() {
+            let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+                free.push(word);
+                continue;
+            };
+            for (at, letter) in letters.char_indices() {
+                if !WITH_VALUE.contains(letter) {
+                    options.push((letter, ""));
+                    continue;
+                }
+                let attached = &letters[at + letter.len_utf8()..];
+                let value = if attached.is_empty() { rest.next().unwrap_or_default() } else { attached };
+                options.push((letter, value));
+                break;
+            }
+        }
+        (options, free)
     }
 }

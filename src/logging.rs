@@ -1,11 +1,13 @@
 //! The log: lines to standard error that never wait for their reader.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::panic;
 
 use env_logger::Target;
 use log::{LevelFilter, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::stdio::stderr;
 
 /// What a pipe takes in one piece once it is writable at all (`PIPE_BUF`, pipe(7)).
@@ -16,20 +18,31 @@ pub fn start(level: LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level)
         .format(|line, record| writeln!(line, "{} {}", record.level(), record.args()))
-        .target(Target::Pipe(Box::new(Unblocking { dropped: 0 })))
+        .target(Target::Pipe(Box::new(Unblocking { terminal: terminal(), dropped: 0 })))
         .init();
     panic::set_hook(Box::new(|info| error!("{info}: this is a defect, please report it")));
 }
 
 /// Standard error, without its waits: a line that it does not take at once is dropped and counted.
 struct Unblocking {
+    terminal: Option<OwnedFd>,
     dropped: u64,
+}
+
+/// Standard error once more, where it is a terminal: that is ready for a byte and then waits with the rest of a line,
+/// so it needs an open description of its own that never waits.
+fn terminal() -> Option<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    io::stderr().is_terminal().then(|| open("/proc/self/fd/2", flags, Mode::empty()).ok()).flatten()
 }
 
 impl Unblocking {
     /// Whether the line was taken. The descriptor is shared with others, so it is not made non-blocking but asked
     /// first.
-    fn take(line: &[u8]) -> bool {
+    fn take(&self, line: &[u8]) -> bool {
+        if let Some(terminal) = &self.terminal {
+            return rustix::io::write(terminal, line).is_ok_and(|length| length == line.len());
+        }
         let is_ready = {
             let mut fds = [PollFd::from_borrowed_fd(stderr(), PollFlags::OUT)];
             poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
@@ -42,13 +55,13 @@ impl Write for Unblocking {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.dropped > 0 {
             let note = format!("WARN {} lines of this log were lost: nothing took them\n", self.dropped);
-            if Self::take(note.as_bytes()) {
+            if self.take(note.as_bytes()) {
                 self.dropped = 0;
             }
         }
         let taken = match line.get(..MAX_LINE) {
-            None => Self::take(line),
-            Some(start) => Self::take(&[&start[..MAX_LINE - 1], b"\n"].concat()),
+            None => self.take(line),
+            Some(start) => self.take(&[&start[..MAX_LINE - 1], b"\n"].concat()),
         };
         if !taken {
             self.dropped += 1;

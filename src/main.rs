@@ -133,10 +133,12 @@ fn answer_cgi() -> Result<ExitCode, Exit> {
     let prepared = configure().and_then(|config| Ok((config.state_dir.clone(), sidecar(config)?)));
     let head = cgi::head(env::vars_os());
     let answered = match prepared {
-        Ok((state, sidecar)) => cgi::answer(&head, |head| cgi::respond(head, &sidecar, state.as_deref())),
+        Ok((state, sidecar)) => {
+            cgi::answer(&head, |head, body| cgi::respond(head, body, &sidecar, state.as_deref()))
+        }
         Err(exit) => {
             exit.report(); // for the operator; the caller learns nothing of the configuration
-            cgi::answer(&head, |_| Problem::Misconfigured.reply(None))
+            cgi::answer(&head, |_, _| Problem::Misconfigured.reply(None))
         }
     };
     answered.map_err(system("answering the web server".to_owned()))?;

@@ -367,7 +367,12 @@ impl Server<'_> {
         if head.body_length > MAX_BODY {
             return client.refuse(&Problem::BodyTooLarge, command);
         }
-        if self.clients.values().filter(|(_, stage)| stage.is_admitted()).count() >= self.max_admitted {
+        let places = match admitted.command() {
+            Command::Read(_) => self.max_admitted,
+            // A quarter more, so that a storm of reads never keeps a change out.
+            Command::Change(_) => self.max_admitted + self.max_admitted / 4,
+        };
+        if self.clients.values().filter(|(_, stage)| stage.is_admitted()).count() >= places {
             return client.refuse(&Problem::Busy("too many requests are waiting"), command);
         }
         let left = head.body_length.saturating_sub(rest);

@@ -223,6 +223,8 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use std::ffi::OsString;
 
     #[test]
     fn a_failure_that_repeats_itself_is_logged_once() {
@@ -234,5 +236,42 @@ mod tests {
         assert_eq!(repeats.level_of(&other), Level::Warn);
         assert_eq!(repeats.level_of_success(), Level::Info);
         assert_eq!(repeats.level_of(&other), Level::Warn);
+    }
+
+    /// What a panic's message, a `dbg!` or a log line at trace may show.
+    #[test]
+    fn nothing_that_holds_a_secret_prints_it() {
+        const SECRETS: [&str; 2] = ["k3y-qWx7Zp0vB4tLm9Rd2Ys6", "pw-Hj5Ng8Kc1Fv3"];
+        let variables = [
+            ("API_KEY", SECRETS[0]),
+            ("BMC_HOST", "192.0.2.1"),
+            ("BMC_USER", "admin"),
+            ("BMC_PASSWORD", SECRETS[1]),
+            ("IPMITOOL", "/bin/sh"),
+        ];
+        let of = |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
+        let lookup = |name: &str| -> Option<OsString> { of(name) };
+        let config = Config::read(&lookup).unwrap();
+        let text = format!("GET /power/status HTTP/1.0\r\nX-API-Key: {}\r\n\r\n", SECRETS[0]);
+        let head = Head::parse(text.as_bytes(), String::new()).unwrap();
+        let mut printed = vec![format!("{config:?}"), format!("{head:?}")];
+
+        let interrupt = Interrupt::new().unwrap();
+        let sidecar = Sidecar::new(config.keys, config.bmc, config.request_timeout, interrupt);
+        let login = sidecar.bmc.login();
+        let rejected = Rejected { login, failure: Failure::BadPassword, until: Instant::now() };
+        *locked(&sidecar.rejected) = Some(rejected);
+        let Admission::Command(admitted) = sidecar.admit(&head) else { panic!("the key is valid") };
+        let invocation = sidecar.bmc.invocation(&admitted.authorised, &sidecar.bmc.login());
+        printed.extend([format!("{sidecar:?}"), format!("{admitted:?}"), format!("{invocation:?}")]);
+        printed.push(invocation.pasteable());
+        for text in printed {
+            for secret in SECRETS {
+                // As text, and as the numbers of its bytes.
+                let numbers = format!("{:?}", &secret.as_bytes()[..8]);
+                let numbers = numbers.trim_matches(['[', ']']);
+                assert!(!text.contains(&secret[..8]) && !text.contains(numbers), "{secret} in {text}");
+            }
+        }
     }
 }

@@ -7,7 +7,10 @@ mod failures;
 mod house;
 mod listener;
 mod logging;
+mod order;
+mod rotation;
 mod routes;
+mod secrets;
 mod startup;
 mod stopping;
 #[path = "../support/mod.rs"]

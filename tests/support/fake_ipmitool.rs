@@ -38,6 +38,10 @@ impl FakeIpmitool {
         lines.iter().map(run).collect()
     }
 
+    pub fn notes(&self) -> Vec<String> {
+        self.scratch.lines("ipmitool.notes")
+    }
+
     pub fn environment(&self) -> Vec<String> {
         let mut lines = self.scratch.lines("ipmitool.env");
         lines.retain(|line| !["PWD=", "OLDPWD=", "_=", "SHLVL="].iter().any(|own| line.starts_with(own)));
@@ -50,10 +54,10 @@ impl FakeIpmitool {
 #[track_caller]
 pub fn require(program: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
+    // Servers live in /usr/sbin, which is on the PATH of root alone.
     env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
-        .unwrap_or_else(|| {
-            panic!("{program} is missing: apt-get install --no-install-recommends ipmitool openipmi")
-        })
+        .unwrap_or_else(|| panic!("{program} is missing: scripts/test installs it, and starts no service"))
 }

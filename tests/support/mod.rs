@@ -9,6 +9,8 @@
 //!     .bmc_was_asked(["set power 1"]);
 //! ```
 
+#![allow(dead_code, unused_imports, reason = "each of the test programs uses a part of it")]
+
 mod fake_ipmitool;
 mod patience;
 mod process;
@@ -17,8 +19,10 @@ mod scratch;
 mod sidecar;
 mod simulated_bmc;
 
-pub use patience::eventually;
-pub use process::is_gone;
-pub use request::Connection;
-pub use sidecar::{Finished, KEY, Sidecar};
-pub use simulated_bmc::SimulatedBmc;
+pub use fake_ipmitool::require;
+pub use patience::{PATIENCE, eventually, until};
+pub use process::{Process, is_gone};
+pub use request::{Connection, Reply, Request};
+pub use scratch::Scratch;
+pub use sidecar::{Finished, KEY, Running, Sidecar};
+pub use simulated_bmc::{SimulatedBmc, own_address};

@@ -1,7 +1,7 @@
 //! A child process whose output is kept and which leaves nobody behind.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -22,22 +22,46 @@ impl Process {
     /// Starts `command` with an empty standard input.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_with(command, Stdio::piped())
+    }
+
+    /// The same with another standard error, of which nothing is captured unless it is a pipe of ours.
+    #[track_caller]
+    pub fn spawn_with(command: &mut Command, stderr: Stdio) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
         Process {
             pid: Pid::from_child(&child),
             stdout: Captured::from(child.stdout.take().expect("a pipe")),
-            stderr: Captured::from(child.stderr.take().expect("a pipe")),
+            stderr: child.stderr.take().map_or_else(|| Captured::from(io::empty()), Captured::from),
             child: Mutex::new(child),
         }
     }
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("a process of ours");
+    }
+
+    /// Signals the one child that it has.
+    #[track_caller]
+    pub fn signal_child(&self, signal: Signal) {
+        kill_process(self.child(), signal).expect("a process of ours");
+    }
+
+    /// Whether its one child has none, not even one that has ended and was not reaped.
+    #[track_caller]
+    pub fn child_is_childless(&self) -> bool {
+        children(self.child()).is_empty()
+    }
+
+    #[track_caller]
+    fn child(&self) -> Pid {
+        let [child] = children(self.pid)[..] else { panic!("not one child") };
+        child
     }
 
     /// How it ended, once all it said has been read; `None` when it runs on.

@@ -1,9 +1,10 @@
 //! A plain HTTP/1.1 client that checks every reply for what all replies promise.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Map, Value};
 
 use super::sidecar::Running;
@@ -119,6 +120,19 @@ impl<'a> Connection<'a> {
             Err(error) => panic!("{error}"),
         }
         self
+    }
+
+    /// Says that nothing more will come, and still listens.
+    #[track_caller]
+    pub fn half_close(self) -> Self {
+        self.stream.shutdown(Shutdown::Write).expect("an open connection");
+        self
+    }
+
+    /// Ends it without a farewell, as a client that crashes does.
+    #[track_caller]
+    pub fn reset(self) {
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("a socket option");
     }
 
     /// Reads the interim reply that asks for the body.

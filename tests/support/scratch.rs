@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,22 @@ impl Scratch {
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, contents).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+
+    /// Gives a file as Kubernetes mounts a Secret: through a link to a folder, which is swapped by a rename.
+    pub fn mount(&self, name: &str, contents: &str) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let version = format!("..{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let (folder, next) = (self.0.join(&version), self.0.join("..data_tmp"));
+        fs::create_dir(&folder).expect("a folder");
+        fs::write(folder.join(name), contents).expect("a file");
+        symlink(version, &next).expect("a link");
+        fs::rename(next, self.0.join("..data")).expect("a swap");
+        let path = self.0.join(name);
+        if path.symlink_metadata().is_err() {
+            symlink(format!("..data/{name}"), &path).expect("a link");
+        }
         path
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,15 +16,19 @@ use super::patience::{PATIENCE, eventually, until};
 use super::process::Process;
 use super::request::{Connection, Reply, Request};
 use super::scratch::Scratch;
-use super::simulated_bmc::{RunningBmc, SimulatedBmc};
+use super::simulated_bmc::{RunningBmc, SimulatedBmc, own_address};
 
 /// Long enough to pass, and found nowhere else: no reply and no log line may hold it.
 pub const KEY: &str = "k3y-a8f5f167f44f4964e6c998dee827110c";
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ipmi-sidecar");
 
 /// A sidecar to be: its environment, and what stands beside it.
 #[must_use]
 pub struct Sidecar {
     env: BTreeMap<String, OsString>,
+    /// A program, with its arguments, that starts it.
+    launcher: Vec<String>,
     secrets: Vec<String>,
     files: Scratch,
     bmc: Option<RunningBmc>,
@@ -36,6 +41,7 @@ impl Sidecar {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let sidecar = Sidecar {
             env: BTreeMap::from([("PATH".to_owned(), path)]),
+            launcher: Vec::new(),
             secrets: Vec::new(),
             files: Scratch::new(),
             bmc: None,
@@ -94,6 +100,19 @@ impl Sidecar {
         self.without(name).env(&format!("{name}_FILE"), path)
     }
 
+    /// The same as Kubernetes mounts it, so that [`Running::remount`] can swap it.
+    pub fn mount(mut self, name: &str, contents: &str) -> Self {
+        self.remember_secret(name, contents);
+        let path = self.files.mount(name, contents);
+        self.without(name).env(&format!("{name}_FILE"), path)
+    }
+
+    /// Gives it to this program to start, as the last of its arguments.
+    pub fn started_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     fn remember_secret(&mut self, name: &str, value: &str) {
         if ["API_KEY", "BMC_PASSWORD"].contains(&name) {
             self.secrets.push(value.to_owned());
@@ -105,13 +124,7 @@ impl Sidecar {
     pub fn start(self) -> Running {
         let started = Instant::now();
         let process = Process::spawn(&mut self.command(&[]));
-        let mut running = Running {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            process,
-            sidecar: self,
-            offered: Mutex::default(),
-            last: Mutex::default(),
-        };
+        let mut running = Running::new(self, process, SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = until(PATIENCE, || {
             let ended = running.process.ended(Duration::ZERO);
             assert!(ended.is_none(), "did not start, {ended:?}");
@@ -119,6 +132,27 @@ impl Sidecar {
         });
         running.address = address.unwrap_or_else(|| {
             panic!("nothing about listening within {:?}", started.elapsed());
+        });
+        running
+    }
+
+    /// Serves with its log going elsewhere, so that it cannot say where it listens: at an address of its own.
+    #[track_caller]
+    pub fn start_logging_to(self, log: impl Into<Stdio>) -> Running {
+        let address = own_address(8080);
+        let sidecar = self.env("LISTEN_ADDR", address.to_string());
+        let process = Process::spawn_with(&mut sidecar.command(&[]), log.into());
+        sidecar.served_by(process, address)
+    }
+
+    /// Serves through this process, which will listen at that address.
+    #[track_caller]
+    pub fn served_by(self, process: Process, address: SocketAddr) -> Running {
+        let running = Running::new(self, process, address);
+        eventually("it listens", || {
+            let ended = running.process.ended(Duration::ZERO);
+            assert!(ended.is_none(), "did not start, {ended:?}: {}", running.log());
+            std::net::TcpStream::connect(address).is_ok()
         });
         running
     }
@@ -145,9 +179,11 @@ impl Sidecar {
         finished
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ipmi-sidecar"));
-        command.env_clear().envs(&self.env).args(arguments);
+    /// The program in its environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let words: Vec<_> = self.launcher.iter().map(String::as_str).chain([BINARY]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env_clear().envs(&self.env).args(arguments);
         command
     }
 
@@ -215,6 +251,10 @@ pub struct Running {
 }
 
 impl Running {
+    fn new(sidecar: Sidecar, process: Process, address: SocketAddr) -> Self {
+        Running { address, process, sidecar, offered: Mutex::default(), last: Mutex::default() }
+    }
+
     pub fn get(&self, target: &str) -> Request<'_> {
         self.request("GET", target)
     }
@@ -239,11 +279,17 @@ impl Running {
         Connection::open(self)
     }
 
+    /// The program once more in the same environment.
+    pub fn command(&self) -> Command {
+        self.sidecar.command(&[])
+    }
+
     /// Runs the program once more in the same environment, this one's address included.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
         let again = Sidecar {
             env: self.sidecar.env.clone(),
+            launcher: Vec::new(),
             secrets: self.sidecar.secrets.clone(),
             files: Scratch::new(),
             bmc: None,
@@ -259,6 +305,17 @@ impl Running {
         self.sidecar.files.file(name, contents);
     }
 
+    /// Swaps what [`Sidecar::mount`] gave, as Kubernetes does.
+    pub fn remount(&self, name: &str, contents: &str) {
+        self.remember_secret(contents);
+        self.sidecar.files.mount(name, contents);
+    }
+
+    /// Where the file is that [`Sidecar::file`] or [`Sidecar::mount`] gave.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.sidecar.files.path().join(name)
+    }
+
     pub fn log(&self) -> String {
         self.process.stderr.text()
     }
@@ -271,6 +328,20 @@ impl Running {
 
     pub fn signal(&self, signal: Signal) -> &Self {
         self.process.signal(signal);
+        self
+    }
+
+    /// Where a launcher started it and waits for it.
+    #[track_caller]
+    pub fn signal_launched(&self, signal: Signal) -> &Self {
+        self.process.signal_child(signal);
+        self
+    }
+
+    /// Where a launcher started it: it has no child, and none that ended is left unreaped.
+    #[track_caller]
+    pub fn launched_has_no_child(&self) -> &Self {
+        eventually("it has no child", || self.process.child_is_childless());
         self
     }
 
@@ -344,6 +415,12 @@ impl Running {
         self.sidecar.fake.as_ref().expect("a fake").environment()
     }
 
+    /// What the fake's script wrote to `$0.notes`, over all its runs.
+    #[track_caller]
+    pub fn ipmitool_notes(&self) -> Vec<String> {
+        self.sidecar.fake.as_ref().expect("a fake").notes()
+    }
+
     /// Waits until the fake has been started this many times.
     #[track_caller]
     pub fn ipmitool_is_run(&self, times: usize) -> &Self {
@@ -353,8 +430,9 @@ impl Running {
 
     /// A key that was offered: even a wrong one may be a right one mistyped. Short ones are words of ours.
     pub(super) fn remember_secret(&self, offered: &str) {
-        if offered.len() >= 16 {
-            self.offered.lock().unwrap().push(offered.to_owned());
+        let mut all = self.offered.lock().unwrap();
+        if offered.len() >= 16 && !all.iter().any(|known| known == offered) {
+            all.push(offered.to_owned());
         }
     }
 
@@ -364,7 +442,7 @@ impl Running {
     }
 
     #[track_caller]
-    pub(super) fn assert_no_secret_in(&self, place: &str, text: &str) {
+    pub fn assert_no_secret_in(&self, place: &str, text: &str) {
         self.sidecar.assert_no_secret_in(place, text);
         for secret in self.offered.lock().unwrap().iter() {
             assert!(!text.contains(secret.as_str()), "{secret:?} in {place}: {text}");

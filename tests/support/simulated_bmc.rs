@@ -78,7 +78,7 @@ impl SimulatedBmc {
     #[track_caller]
     pub(super) fn start(self) -> RunningBmc {
         let scratch = Scratch::new();
-        let address = own_address();
+        let address = own_address(PORT);
         let life = match self.mood {
             // Held, so that nothing else can ever answer there.
             None => Life::Dead(UdpSocket::bind(address).expect("a free loopback address")),
@@ -156,14 +156,14 @@ impl RunningBmc {
     }
 }
 
-/// All of 127/8 is this computer: with an address of its own no simulator meets another's port.
-fn own_address() -> SocketAddr {
+/// All of 127/8 is this computer: with an address of its own nobody meets another's port.
+pub fn own_address(port: u16) -> SocketAddr {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();
-    assert!(count < 255, "more BMCs in one run than addresses");
+    assert!(count < 255, "more in one run than addresses");
     let last = u8::try_from(count).expect("under 255");
-    SocketAddr::from((Ipv4Addr::new(127, high.max(1), low, last), PORT))
+    SocketAddr::from((Ipv4Addr::new(127, high.max(1), low, last), port))
 }
 
 #[track_caller]

@@ -1,0 +1,117 @@
+//! The key and the password, where they may be and where not: every route, many faults, the most talkative log.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::{Connection, Sidecar};
+
+/// Found nowhere else on the computer.
+const KEY: &str = "k3y-qWx7Zp0vB4tLm9Rd2Ys6";
+const PASSWORD: &str = "pw-Hj5Ng8Kc1Fv3";
+const WRONG: &str = "n0t-Ue2Ia7Xo4Tb9Ql6Dz0";
+
+const CHANGES: [&str; 5] = ["/power/on", "/power/off", "/power/force-off", "/power/cycle", "/power/reset"];
+
+/// What `ipmitool` does, as shell.
+const FAULTS: &[&str] = &[
+    "case \"$*\" in *status) echo 'Chassis Power is on' ;; *) echo 'Chassis Power Control: Up/On' ;; esac",
+    "echo 'Get Auth Capabilities error' >&2; exit 1",
+    "echo '> RAKP 2 HMAC is invalid' >&2; exit 1",
+    "echo 'RAKP 2 message indicates an error : unauthorized name' >&2; exit 1",
+    "echo 'Error in open session response message : no matching cipher suite' >&2; exit 1",
+    "echo 'Error in open session response message : insufficient resources for session' >&2; exit 1",
+    "echo 'Set Session Privilege Level to ADMINISTRATOR failed: Unknown (0x81)' >&2; exit 1",
+    "echo 'Set Chassis Power Control to Cycle failed: Command not supported in present state' >&2; exit 1",
+    "echo 'Discovered IPMB address 0x0' >&2; echo 'Unable to set Chassis Power Control to Up/On' >&2; exit 1",
+    "kill -ABRT $$",
+    "kill -KILL $$",
+    "head -c 10000 /dev/urandom; head -c 10000 /dev/urandom >&2",
+    "yes >&2 | head -c 10000000",
+    "rm \"$0\"; exit 1",
+    "trap '' INT; exec sleep 600",
+    "",
+];
+
+/// Keeps its environment, the command lines of all processes, and what its parent has open.
+const WITNESS: &str = r#"
+env >>"$0.env"
+cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' >>"$0.notes"
+readlink /proc/$PPID/fd/* 2>/dev/null | sed 's/^/open /' >>"$0.notes"
+"#;
+
+/// A part of a secret tells of it too, and so does another spelling.
+fn tells(text: &str, secret: &str) -> bool {
+    let start = &secret.as_bytes()[..8];
+    let decimal = start.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let hexadecimal: Vec<_> = start.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = secret.as_bytes().windows(8);
+    parts.filter_map(|part| str::from_utf8(part).ok()).any(|part| text.contains(part))
+        || text.contains(&decimal)
+        || text.to_lowercase().contains(&hexadecimal.concat())
+}
+
+#[track_caller]
+fn assert_silent(place: &str, text: &str) {
+    for secret in [KEY, PASSWORD, WRONG] {
+        assert!(!tells(text, secret), "{secret} in {place}: {text}");
+    }
+}
+
+#[test]
+fn no_route_and_no_fault_tells_the_key_or_the_password() {
+    thread::scope(|scope| {
+        for fault in FAULTS {
+            scope.spawn(move || go_through_all_under(fault));
+        }
+    });
+}
+
+fn go_through_all_under(fault: &str) {
+    let sidecar = Sidecar::with_fake_ipmitool(&format!("{WITNESS}{fault}"))
+        .file("API_KEY", KEY)
+        .file("BMC_PASSWORD", PASSWORD)
+        .env("RUST_LOG", "trace")
+        .env("REQUEST_TIMEOUT", "7")
+        .start();
+    let mut asked: Vec<Connection> = Vec::new();
+    for target in CHANGES.into_iter().chain(["/power/status", "/health", "/nothing"]) {
+        for method in ["POST", "GET", "HEAD"] {
+            asked.push(sidecar.request(method, target).key(KEY).begin());
+        }
+        asked.push(sidecar.post(target).key(WRONG).begin());
+        asked.push(sidecar.get(target).basic("homeassistant", WRONG).begin());
+        asked.push(sidecar.post(target).key(KEY).bearer(KEY).begin());
+        asked.push(sidecar.post(target).key(KEY).body(vec![b'x'; 70_000]).begin());
+        asked.push(sidecar.get(target).header("X-API-Key", &format!("{KEY}\u{7}")).begin());
+        asked.push(sidecar.get(&format!("{target}?key={WRONG}")).begin());
+        asked.push(sidecar.get(&format!("http://a:{WRONG}@host{target}")).begin());
+    }
+    asked.push(sidecar.get("/power/status").bearer(KEY).begin());
+    asked.push(sidecar.get("/power/status").basic("homeassistant", KEY).begin());
+    for connection in asked {
+        assert_silent("a reply", &Value::Object(connection.reply().json).to_string());
+    }
+
+    let runs = sidecar.ipmitool_runs();
+    assert!(!runs.is_empty(), "{fault}");
+    assert_silent("the log", &sidecar.log());
+    assert_silent("an argument list", &format!("{runs:?}"));
+    let notes = sidecar.ipmitool_notes();
+    assert_silent("a command line or a file's name", &notes.join("\n"));
+    assert!(notes.iter().any(|line| line.ends_with("ipmi-sidecar")), "not even itself: {notes:?}");
+
+    let environment: BTreeSet<_> = sidecar.ipmitool_environment().into_iter().collect();
+    let expected = [format!("IPMITOOL_PASSWORD={PASSWORD}"), "LC_ALL=C".to_owned()];
+    assert_eq!(environment, expected.into(), "{fault}");
+
+    // It writes no file: what it has open is what it was started with, sockets, pipes and the like.
+    let inherited: Vec<_> = fs::read_dir("/proc/self/fd")
+        .expect("/proc")
+        .filter_map(|entry| Some(format!("open {}", fs::read_link(entry.ok()?.path()).ok()?.display())))
+        .collect();
+    let mut open = notes.iter().filter(|line| line.starts_with("open /") && *line != "open /dev/null");
+    assert!(open.all(|line| inherited.contains(line)), "{notes:?}");
+}
