@@ -4,9 +4,11 @@
 
 mod cli;
 mod failures;
+mod faults;
 mod house;
 mod listener;
 mod logging;
+mod loss;
 mod order;
 mod rotation;
 mod routes;

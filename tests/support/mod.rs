@@ -14,6 +14,7 @@
 mod fake_ipmitool;
 mod patience;
 mod process;
+mod relay;
 mod request;
 mod scratch;
 mod sidecar;
@@ -22,6 +23,7 @@ mod simulated_bmc;
 pub use fake_ipmitool::require;
 pub use patience::{PATIENCE, eventually, until};
 pub use process::{Process, is_gone};
+pub use relay::{Line, Loss, Step};
 pub use request::{Connection, Reply, Request};
 pub use scratch::Scratch;
 pub use sidecar::{Finished, KEY, Running, Sidecar};

@@ -18,6 +18,14 @@ pub struct Process {
     pub stderr: Captured,
 }
 
+/// What a process has of the system; children that wait to be reaped count as well.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Holdings {
+    pub threads: usize,
+    pub descriptors: usize,
+    pub children: usize,
+}
+
 impl Process {
     /// Starts `command` with an empty standard input.
     #[track_caller]
@@ -62,6 +70,19 @@ impl Process {
     fn child(&self) -> Pid {
         let [child] = children(self.pid)[..] else { panic!("not one child") };
         child
+    }
+
+    pub fn id(&self) -> Pid {
+        self.pid
+    }
+
+    pub fn holdings(&self) -> Holdings {
+        let count = |what| {
+            fs::read_dir(format!("/proc/{}/{what}", self.pid.as_raw_pid()))
+                .expect("a process of ours")
+                .count()
+        };
+        Holdings { threads: count("task"), descriptors: count("fd"), children: children(self.pid).len() }
     }
 
     /// How it ended, once all it said has been read; `None` when it runs on.

@@ -283,6 +283,11 @@ impl<'a> Reply<'a> {
         self
     }
 
+    /// What the reply says to programs.
+    pub fn code(&self) -> &str {
+        self.json.get("code").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// What the reply says to people.
     pub fn error(&self) -> &str {
         self.json.get("error").and_then(Value::as_str).unwrap_or_default()

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use super::fake_ipmitool::{FakeIpmitool, Run, require};
 use super::patience::{PATIENCE, eventually, until};
-use super::process::Process;
+use super::process::{Holdings, Process};
+use super::relay::{Line, Relay};
 use super::request::{Connection, Reply, Request};
 use super::scratch::Scratch;
 use super::simulated_bmc::{RunningBmc, SimulatedBmc, own_address};
@@ -32,6 +33,7 @@ pub struct Sidecar {
     secrets: Vec<String>,
     files: Scratch,
     bmc: Option<RunningBmc>,
+    relay: Option<Relay>,
     fake: Option<FakeIpmitool>,
 }
 
@@ -45,6 +47,7 @@ impl Sidecar {
             secrets: Vec::new(),
             files: Scratch::new(),
             bmc: None,
+            relay: None,
             fake: None,
         };
         sidecar.env("LISTEN_ADDR", "127.0.0.1:0")
@@ -67,12 +70,28 @@ impl Sidecar {
     /// Configured for a script in place of `ipmitool`; see [`FakeIpmitool::new`].
     #[track_caller]
     pub fn with_fake_ipmitool(body: &str) -> Self {
-        let fake = FakeIpmitool::new(body);
-        let mut sidecar = Self::unconfigured()
+        Self::unconfigured()
             .env("API_KEY", KEY)
             .env("BMC_HOST", "127.0.0.1")
-            .env("IPMITOOL", fake.path.clone())
-            .user("admin", "fake-bmc-pw");
+            .user("admin", "fake-bmc-pw")
+            .ipmitool(body)
+    }
+
+    /// Reaches its BMC over a line that [`Running::line_is`] can spoil.
+    #[track_caller]
+    pub fn over_a_line(self) -> Self {
+        let relay = Relay::before(self.bmc.as_ref().expect("a simulated BMC").address);
+        let mut sidecar = self
+            .env("BMC_HOST", relay.address.ip().to_string())
+            .env("BMC_PORT", relay.address.port().to_string());
+        sidecar.relay = Some(relay);
+        sidecar
+    }
+
+    /// With a script in place of `ipmitool`; see [`FakeIpmitool::new`].
+    pub fn ipmitool(self, body: &str) -> Self {
+        let fake = FakeIpmitool::new(body);
+        let mut sidecar = self.env("IPMITOOL", fake.path.clone());
         sidecar.fake = Some(fake);
         sidecar
     }
@@ -293,6 +312,7 @@ impl Running {
             secrets: self.sidecar.secrets.clone(),
             files: Scratch::new(),
             bmc: None,
+            relay: None,
             fake: None,
         };
         let address = self.address.to_string();
@@ -316,6 +336,11 @@ impl Running {
         self.sidecar.files.path().join(name)
     }
 
+    /// Of the sidecar, or of the launcher that became it.
+    pub fn pid(&self) -> Pid {
+        self.process.id()
+    }
+
     pub fn log(&self) -> String {
         self.process.stderr.text()
     }
@@ -324,6 +349,10 @@ impl Running {
     pub fn logs(&self, fragment: &str) -> &Self {
         eventually(&format!("{fragment:?} in the log"), || self.log().contains(fragment));
         self
+    }
+
+    pub fn holdings(&self) -> Holdings {
+        self.process.holdings()
     }
 
     pub fn signal(&self, signal: Signal) -> &Self {
@@ -397,6 +426,19 @@ impl Running {
         self
     }
 
+    /// All the BMC was asked to do.
+    #[track_caller]
+    pub fn bmc_journal(&self) -> Vec<String> {
+        self.bmc().settle();
+        self.bmc().journal()
+    }
+
+    /// From now on, for the sidecar of [`Sidecar::over_a_line`].
+    #[track_caller]
+    pub fn line_is(&self, line: Line) {
+        self.sidecar.relay.as_ref().expect("a line").set(line);
+    }
+
     #[track_caller]
     fn bmc(&self) -> &RunningBmc {
         self.sidecar.bmc.as_ref().expect("a simulated BMC")
@@ -419,6 +461,12 @@ impl Running {
     #[track_caller]
     pub fn ipmitool_notes(&self) -> Vec<String> {
         self.sidecar.fake.as_ref().expect("a fake").notes()
+    }
+
+    /// Where the fake is.
+    #[track_caller]
+    pub fn ipmitool_path(&self) -> &Path {
+        &self.sidecar.fake.as_ref().expect("a fake").path
     }
 
     /// Waits until the fake has been started this many times.
