@@ -407,7 +407,9 @@ fn answer(command: Command, stdout: &Output) -> Option<Answer> {
         Command::Change(change) => vec![Answer::Done(change)],
     };
     let text = stdout.text();
-    candidates.into_iter().find(|answer| text.lines().any(|line| line == answer.line()))
+    // Where it was cut off, what looks like a line may be the beginning of one.
+    let whole = if stdout.truncated { text.rsplit_once('\n').map_or("", |(whole, _)| whole) } else { &text };
+    candidates.into_iter().find(|answer| whole.lines().any(|line| line == answer.line()))
 }
 
 /// The BMC's reason, if the line says that it turned the command itself down.
@@ -501,6 +503,16 @@ mod tests {
         ] {
             assert!(read(command, stdout, "", 0).is_err(), "{stdout:?}");
         }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_no_success() {
+        let told = |text: &str| {
+            let stdout = Output { bytes: text.into(), truncated: true };
+            read_outcome(STATUS, &Outcome { stdout, stderr: Output::default(), end: End::Stopped })
+        };
+        assert_eq!(told("Chassis Power is on\nChassis Power"), Ok(Answer::Status(Power::On)));
+        assert_eq!(told("Chassis Power is on"), Err(Failure::TimedOut));
     }
 
     #[test]
@@ -696,8 +708,11 @@ mod tests {
 
     /// Whether a line of the output is this one, byte for byte.
     fn has_line(output: &Output, line: &str) -> bool {
-        let lines = output.bytes.split(|byte| *byte == b'\n');
-        lines.map(|own| own.strip_suffix(b"\r").unwrap_or(own)).any(|own| own == line.as_bytes())
+        let mut lines: Vec<_> = output.bytes.split(|byte| *byte == b'\n').collect();
+        if output.truncated {
+            lines.pop();
+        }
+        lines.into_iter().map(|own| own.strip_suffix(b"\r").unwrap_or(own)).any(|own| own == line.as_bytes())
     }
 
     proptest! {
