@@ -89,7 +89,7 @@ const ROWS: &[Row] = &[
     row("nothing listens at its port", Arguments("s/-p [0-9]*/-p 9/"), IN_TIME, UNREACHABLE, UNREACHABLE),
     row("its name does not resolve", Arguments("s/-H [^ ]*/-H bmc.invalid/"), IN_TIME, NO_SUCH_NAME, NO_SUCH_NAME),
     row("takes 3 s for a command", Slow(Duration::from_secs(3)), AFTER_A_WAIT, DONE, DONE),
-    row("every reply 0.5 s late", OnTheLine(Late(Duration::from_millis(500))), AFTER_A_WAIT, DONE, DONE),
+    row("every reply 0.3 s late", OnTheLine(Late(Duration::from_millis(300))), AFTER_A_WAIT, DONE, DONE),
     row("every reply 1.5 s late", OnTheLine(Late(Duration::from_millis(1_500))), IN_TIME, UNREACHABLE, UNREACHABLE),
     row("silent from Open Session on", OnTheLine(SilentFrom(Step::OpenSession)), IN_TIME, UNREACHABLE, UNREACHABLE),
     row("silent from RAKP 2 on", OnTheLine(SilentFrom(Step::Rakp1)), IN_TIME, FELL_SILENT, FELL_SILENT),

@@ -37,7 +37,7 @@ fn a_hundred_times_the_bmc_hears_of_changes_in_the_order_they_came() {
         for _ in 0..100 / TIMES {
             scope.spawn(|| {
                 let bmc = SimulatedBmc::on().slow(Duration::from_millis(60));
-                let sidecar = Sidecar::beside(bmc).start();
+                let sidecar = Sidecar::beside(bmc).env("REQUEST_TIMEOUT", "60").start();
                 for _ in 0..TIMES {
                     let first = sidecar.post("/power/force-off").key(KEY).begin();
                     sleep(Duration::from_millis(5));
