@@ -39,7 +39,8 @@ pub fn head(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Hea
     let get = |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_os_str());
     let text = |name: &str| get(name).unwrap_or_default().to_string_lossy().into_owned();
 
-    let method = text("REQUEST_METHOD").parse().ok().filter(|method: &Method| !method.as_str().is_empty());
+    let is_word = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let method = Some(text("REQUEST_METHOD")).filter(is_word).and_then(|word| word.parse().ok());
     let length = match get("CONTENT_LENGTH").unwrap_or_default().as_bytes() {
         b"" => 0,
         length => parse_length(length)?,
@@ -219,6 +220,7 @@ mod tests {
             &[("PATH_INFO", "/health")][..],
             &[("REQUEST_METHOD", ""), ("PATH_INFO", "/health")],
             &[("REQUEST_METHOD", "G\u{c9}T"), ("PATH_INFO", "/health")],
+            &[("REQUEST_METHOD", "GET /"), ("PATH_INFO", "/health")],
             &[("REQUEST_METHOD", "GET"), ("PATH_INFO", "health")],
             &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "-1")],
             &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "4x")],

@@ -39,6 +39,9 @@ const OTHER_DESCRIPTORS: usize = 32;
 /// Far more than one household's dashboards; they are never evicted, so strangers must find room beside them.
 const MAX_ADMITTED: usize = 64;
 
+/// Bodies that did not come with their heads: few honest ones, and slow ones must leave the places above to others.
+const MAX_BODIES: usize = 8;
+
 /// Clients that are accepted in one go, before those that are already here are served again.
 const ACCEPTS: usize = 64;
 
@@ -378,6 +381,11 @@ impl Server<'_> {
         let left = head.body_length.saturating_sub(rest);
         if left == 0 {
             return self.submit(id, client, admitted);
+        }
+        if self.clients.values().filter(|(_, stage)| matches!(stage, Stage::Body { .. })).count()
+            >= MAX_BODIES
+        {
+            return client.refuse(&Problem::Busy("too many bodies are on their way"), command);
         }
         if head.expects_continue && rest == 0 {
             client.stream.write_all(CONTINUE).ok()?; // the first bytes to it: there is room for them

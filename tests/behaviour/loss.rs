@@ -21,7 +21,7 @@ const STATUSES: usize = 2;
 
 #[test]
 fn a_line_that_loses_1_percent_is_told_the_truth() {
-    let lossy = Tally::over(1, 20, 5);
+    let lossy = Tally::over(1, 10, 10);
     assert!(lossy.failed_statuses <= 10 && lossy.failed_changes <= 25, "{lossy:?}");
 }
 

@@ -173,6 +173,7 @@ impl<'a> Connection<'a> {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return received,
                 Ok(length) => received.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {} // the whole computer was stopped
                 Err(error) => {
                     self.sidecar.remember_exchange(&self.sent, &received);
                     panic!("no whole reply: {error}");

@@ -1,0 +1,138 @@
+//! Where a CGI program's configuration comes from, and who learns what is wrong with it.
+
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::program::{Cgi, cgi};
+use crate::support::{KEY, Running, Scratch, Sidecar};
+
+fn beside_a_fake() -> Running {
+    Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#).start()
+}
+
+/// The details are for the log alone.
+#[test]
+fn a_wrong_configuration_is_500_and_its_details_are_logged() {
+    let sidecar = beside_a_fake();
+    let wrong = |cgi: Cgi<'_>| {
+        let reply = cgi.variable("BMC_PORT", "abc").without("BMC_USER").expect_failure(500, "misconfigured");
+        for hidden in ["BMC_PORT", "abc", "BMC_USER"] {
+            let said = reply.json["error"].as_str().expect("a text");
+            assert!(!said.contains(hidden), "{reply:?}");
+        }
+        reply.logs("ipmi-sidecar: BMC_PORT is \"abc\"").logs("ipmi-sidecar: BMC_USER is not set")
+    };
+    wrong(cgi(&sidecar, "GET", "/health"));
+    wrong(cgi(&sidecar, "POST", "/power/on").key(KEY));
+    wrong(cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-of-a-stranger").body("four"));
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+#[test]
+fn a_bad_request_is_one_whatever_the_configuration() {
+    let sidecar = beside_a_fake();
+    let reply = cgi(&sidecar, "", "/health").without("API_KEY").expect_failure(400, "bad_request");
+    reply.logs("API_KEY");
+}
+
+/// A file of variables that root owns and the web server's group may read.
+fn file(scratch: &Scratch, text: &str) -> PathBuf {
+    let path = scratch.file("ipmi-sidecar.env", text);
+    set_permissions(&path, Permissions::from_mode(0o640)).expect("a mode");
+    path
+}
+
+/// A request whose configuration is this file alone.
+fn by_file<'a>(sidecar: &'a Running, file: &Path) -> Cgi<'a> {
+    let cgi = cgi(sidecar, "GET", "/power/status").key(KEY);
+    let names = ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD"];
+    names.into_iter().fold(cgi, Cgi::without).variable("IPMI_SIDECAR_ENV", file)
+}
+
+fn good() -> String {
+    format!(
+        "# A comment, and an empty line.\n\n\
+         API_KEY={KEY}\nBMC_HOST=127.0.0.1\n\
+         BMC_USER='admin'\nBMC_PASSWORD=\"two words\"  # quoted as in a shell\n"
+    )
+}
+
+#[test]
+fn a_file_gives_the_variables() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let on = json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"});
+    by_file(&sidecar, &file(&scratch, &good())).expect(200, &on);
+    assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=two words", "LC_ALL=C"]);
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let file = file(&scratch, &good());
+    let reply = by_file(&sidecar, &file).variable("BMC_PASSWORD", "0ther").run();
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=0ther", "LC_ALL=C"]);
+    // An empty variable is unset.
+    assert_eq!(by_file(&sidecar, &file).variable("BMC_PASSWORD", "").run().status, 200);
+    assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=two words", "LC_ALL=C"]);
+}
+
+#[test]
+fn a_file_that_others_can_read_is_refused() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let file = file(&scratch, &good());
+    for mode in [0o644, 0o604, 0o666] {
+        set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
+        let remedy = format!("chmod o= {}", file.display());
+        by_file(&sidecar, &file).expect_failure(500, "misconfigured").logs(&remedy);
+    }
+    set_permissions(&file, Permissions::from_mode(0o600)).expect("a mode");
+    assert_eq!(by_file(&sidecar, &file).run().status, 200);
+}
+
+#[test]
+fn a_bad_line_is_named_by_its_number_and_not_repeated() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    for line in ["hunter2hunter2", "BMC_PASSWORD=hunter2 hunter2", "BMC_PASSWORD='hunter2", "X = hunter2"] {
+        let file = file(&scratch, &format!("{}{line}\n", good()));
+        let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured");
+        assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
+        reply.logs("IPMI_SIDECAR_ENV").logs("line 7:");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let large = file(&scratch, &"# more than 4 KiB\n".repeat(300));
+    for file in [Path::new("/no/such/file"), Path::new("/dev/null"), scratch.path(), &large] {
+        let reply = by_file(&sidecar, file).expect_failure(500, "misconfigured");
+        reply.logs(&format!("IPMI_SIDECAR_ENV is {:?}", file.display().to_string()));
+    }
+}
+
+/// A value is a secret as well where it stands in a wrong place.
+#[test]
+fn a_wrong_value_of_the_file_is_named_like_any_other() {
+    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let file = file(&scratch, &format!("{}BMC_PORT=abc\nIPMITOOL_ARGS='-P hunter2'\n", good()));
+    let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured").logs("BMC_PORT is \"abc\"");
+    assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
+}
+
+#[test]
+fn a_state_dir_must_be_a_folder_to_write_to() {
+    let sidecar = beside_a_fake();
+    let asked =
+        |state: &str| cgi(&sidecar, "GET", "/power/status").key(KEY).variable("STATE_DIR", state.to_owned());
+    asked("state").expect_failure(500, "misconfigured").logs("STATE_DIR is \"state\"").logs("absolute path");
+    for state in ["/no/such/folder", "/proc", "/dev/null"] {
+        let reply = asked(state).expect_failure(500, "internal").within(Duration::from_secs(3));
+        reply.logs("STATE_DIR").logs(&format!("{state}/reads.lock"));
+    }
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}

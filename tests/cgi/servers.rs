@@ -1,0 +1,195 @@
+//! Each web server, with the configuration that ships: every route, every way to bring a key, every kind of failure.
+
+use serde_json::{Value, json};
+
+use crate::support::{KEY, Scratch, Sidecar, SimulatedBmc, eventually};
+use crate::web_server::{WebServer, give_to_nobody};
+
+/// A route, its command, what `ipmitool` prints and what the BMC is asked.
+type Change = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const CHANGES: [Change; 5] = [
+    ("/power/on", "power on", "Up/On", &["set power 1"]),
+    ("/power/off", "power soft", "Soft", &["set shutdown 1"]),
+    ("/power/force-off", "power off", "Down/Off", &["set power 0"]),
+    ("/power/cycle", "power cycle", "Cycle", &["set power 0", "set power 1"]),
+    ("/power/reset", "power reset", "Reset", &["set reset 1"]),
+];
+
+fn healthy() -> Value {
+    json!({"status": "healthy", "service": "ipmi-sidecar"})
+}
+
+fn state(state: &str) -> Value {
+    json!({"success": true, "power_state": state, "raw_output": format!("Chassis Power is {state}")})
+}
+
+#[track_caller]
+fn every_route(through: WebServer, before: &str, bmc: fn() -> SimulatedBmc) {
+    let served = through.serve(Sidecar::beside(bmc()));
+    served.get("/health").expect(200, healthy());
+    served.get("/power/status").key(KEY).expect(200, state(before)).bmc_was_asked([]);
+    drop(served);
+    for (path, command, output, journal) in CHANGES {
+        let served = through.serve(Sidecar::beside(bmc()));
+        let output = format!("Chassis Power Control: {output}");
+        let done = json!({"success": true, "output": output, "command": command});
+        let reply = served.post(path).key(KEY).expect(200, done);
+        match *journal {
+            [only] => drop(reply.bmc_was_asked([only])),
+            [first, second] => drop(reply.bmc_was_asked([first, second])),
+            _ => unreachable!("{journal:?}"),
+        }
+    }
+}
+
+#[track_caller]
+fn keys(through: WebServer) {
+    let served = through.serve(Sidecar::beside(SimulatedBmc::on()));
+    let asked = || served.get("/power/status");
+    for request in [asked().key(KEY), asked().bearer(KEY), asked().basic("x", KEY)] {
+        request.expect(200, state("on"));
+    }
+    let asked_before = served.running.bmc_calls().len();
+    let wrong = "wr0ng-key-of-a-stranger";
+    for request in [
+        asked(),
+        asked().key(wrong),
+        asked().bearer(wrong),
+        asked().basic("x", wrong),
+        asked().key(KEY).bearer(KEY),
+        asked().key(KEY).key(KEY),
+        served.post("/power/on"),
+        served.post("/power/on").key(wrong),
+    ] {
+        let reply = request.expect_failure(401, "unauthorized");
+        assert!(reply.header("www-authenticate").starts_with("Bearer"));
+    }
+    assert_eq!(served.running.bmc_calls().len(), asked_before);
+    // The log of who asked for what holds paths, and no key.
+    eventually("the access log has its lines", || served.access_log().contains("POST /power/on"));
+    served.running.assert_no_secret_in("the access log", &served.access_log());
+}
+
+#[track_caller]
+fn failures(through: WebServer) {
+    let served = through.serve(Sidecar::beside(SimulatedBmc::off()).user("admin", "wr0ng-passw0rd"));
+    served.get("/power/on").key(KEY).expect_failure(405, "method_not_allowed").header_names("allow", "POST");
+    let reply = served.post("/power/status").key(KEY).expect_failure(405, "method_not_allowed");
+    reply.header_names("allow", "GET");
+    served.post("/power/explode").key(KEY).expect_failure(404, "not_found");
+    served.get("/power").key(KEY).expect_failure(404, "not_found");
+    for (path, status) in [("/health", 200), ("/power/on", 405), ("/power/status", 401), ("/power/x", 404)] {
+        assert_eq!(served.request("HEAD", path).send().status, status, "{path}");
+    }
+    let foreign = served.post("/power/on").key(KEY).header("Sec-Fetch-Site", "cross-site");
+    foreign.expect_failure(403, "forbidden");
+    served.post("/power/on").key(KEY).expect_failure(502, "bmc_bad_password").error_names("BMC_PASSWORD");
+    served.get("/power/status").key(KEY).expect_failure(502, "bmc_bad_password").bmc_was_left_alone();
+    served.running.logs("bmc_bad_password");
+}
+
+/// Apache and fcgiwrap drop the reply of a program that leaves its body unread.
+#[track_caller]
+fn bodies(through: WebServer) {
+    let served = through.serve(Sidecar::beside(SimulatedBmc::off()));
+    let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
+    served.post("/power/on").key(KEY).body(r#"{"command": "off"}"#).expect(200, done.clone());
+    let large = "x".repeat(60_000);
+    served.post("/power/on").key(KEY).body(&large).expect(200, done.clone());
+    for _ in 0..5 {
+        let refused = served.post("/power/on").key("wr0ng-key-of-a-stranger").body(&large);
+        refused.expect_failure(401, "unauthorized");
+        served.running.raw(&chunked(&large)).expect(200, done.clone());
+    }
+    for _ in 0..5 {
+        let too_large = served.post("/power/on").key(KEY).body(large.repeat(2));
+        too_large.expect_failure(413, "body_too_large");
+    }
+    let asked = served.running.bmc_calls();
+    assert_eq!(asked.iter().filter(|call| *call == "set power 1").count(), 7, "{asked:?}");
+}
+
+/// In one chunk, so that its length stands nowhere in the head.
+fn chunked(body: &str) -> Vec<u8> {
+    let head =
+        "POST /power/on HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked";
+    format!("{head}\r\nX-API-Key: {KEY}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes()
+}
+
+/// The caller learns that, and the server's log what.
+#[track_caller]
+fn misconfiguration(through: WebServer) {
+    let served = through.serve(Sidecar::beside(SimulatedBmc::off()).env("BMC_PORT", "abc"));
+    let body = served.get("/health").send();
+    assert_eq!((body.status, &body.json["code"]), (500, &"misconfigured".into()));
+    served.running.logs("ipmi-sidecar: BMC_PORT is \"abc\"");
+}
+
+/// As the guide has it: a folder that the web server's user may write to.
+#[track_caller]
+fn order(through: WebServer) {
+    let state = Scratch::new();
+    give_to_nobody(state.path());
+    let sidecar = Sidecar::beside(SimulatedBmc::off()).env("STATE_DIR", state.path());
+    let served = through.serve(sidecar);
+    let begun: Vec<_> = (0..6)
+        .map(|number| match number % 3 {
+            0 => served.post("/power/on").key(KEY).begin(),
+            _ => served.get("/power/status").key(KEY).begin(),
+        })
+        .collect();
+    for begun in begun {
+        assert_eq!(begun.reply().status, 200);
+    }
+    for name in ["changes.lock", "reads.lock"] {
+        assert!(state.path().join(name).is_file(), "{name}");
+    }
+    served.running.bmc_was_asked(["set power 1", "set power 1"]);
+}
+
+macro_rules! through {
+    ($($name:ident: $server:expr),+) => {$(
+        mod $name {
+            use super::WebServer;
+            use crate::support::SimulatedBmc;
+
+            #[test]
+            fn carries_every_route_from_on() {
+                super::every_route($server, "on", SimulatedBmc::on);
+            }
+
+            #[test]
+            fn carries_every_route_from_off() {
+                super::every_route($server, "off", SimulatedBmc::off);
+            }
+
+            #[test]
+            fn passes_on_keys_and_keeps_them_out_of_its_log() {
+                super::keys($server);
+            }
+
+            #[test]
+            fn passes_on_failures_as_they_are() {
+                super::failures($server);
+            }
+
+            #[test]
+            fn carries_bodies_of_any_size() {
+                super::bodies($server);
+            }
+
+            #[test]
+            fn logs_what_is_wrong_with_the_configuration() {
+                super::misconfiguration($server);
+            }
+
+            #[test]
+            fn shares_the_lanes_of_its_state_dir() {
+                super::order($server);
+            }
+        }
+    )+};
+}
+
+through!(lighttpd: WebServer::Lighttpd, apache: WebServer::Apache, nginx: WebServer::Nginx);

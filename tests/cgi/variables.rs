@@ -1,0 +1,152 @@
+//! What the variables of a request and its standard input may be, whoever sets them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::program::cgi;
+use crate::support::{KEY, Running, Sidecar, SimulatedBmc};
+
+/// 5 s for a request, and a little for a crowded machine.
+const LIMIT: Duration = Duration::from_secs(6);
+
+fn beside_a_fake() -> Running {
+    Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'; echo 'Chassis Power Control: Up/On'").start()
+}
+
+#[test]
+fn missing_and_contradictory_variables_are_a_bad_request() {
+    let sidecar = beside_a_fake();
+    let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY);
+    for request in [
+        asked().without("REQUEST_METHOD"),
+        asked().variable("REQUEST_METHOD", ""),
+        asked().variable("REQUEST_METHOD", "G\u{c9}T"),
+        asked().variable("REQUEST_METHOD", "POST /power/on"),
+        asked().variable("REQUEST_METHOD", OsString::from_vec(b"P\xffST".to_vec())),
+        asked().variable("PATH_INFO", "power/on"),
+        asked().variable("CONTENT_LENGTH", "-1"),
+        asked().variable("CONTENT_LENGTH", "4x"),
+        asked().variable("CONTENT_LENGTH", " 4"),
+        asked().variable("CONTENT_LENGTH", OsString::from_vec(b"\xff".to_vec())),
+        asked().body("four").variable("HTTP_CONTENT_LENGTH", "5"),
+        asked().body("four").variable("HTTP_CONTENT_LENGTH", ""),
+    ] {
+        request.expect_failure(400, "bad_request").within(LIMIT);
+    }
+    // Without any of them there is no request at all.
+    let interface = BTreeMap::from([("GATEWAY_INTERFACE".to_owned(), "CGI/1.1".into())]);
+    let bare = sidecar.command().get_envs().map(owned).chain(interface).collect();
+    cgi(&sidecar, "", "").with_only(&bare).expect_failure(400, "bad_request");
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+fn owned((name, value): (&std::ffi::OsStr, Option<&std::ffi::OsStr>)) -> (String, OsString) {
+    (name.to_string_lossy().into_owned(), value.unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_path_that_is_no_route_is_not_found() {
+    let sidecar = beside_a_fake();
+    for path in ["", "/", "//power/on", "/power/on/", "/POWER/ON", "/power/\u{f6}n", "/power/on\n"] {
+        cgi(&sidecar, "POST", path).key(KEY).expect_failure(404, "not_found");
+    }
+    cgi(&sidecar, "POST", "/").without("PATH_INFO").key(KEY).expect_failure(404, "not_found");
+    let odd = OsString::from_vec(b"/power/\xff".to_vec());
+    cgi(&sidecar, "POST", "/").variable("PATH_INFO", odd).key(KEY).expect_failure(404, "not_found");
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+/// RFC 3875, 4.4: a server may give the query as arguments.
+#[test]
+fn arguments_are_ignored() {
+    let sidecar = beside_a_fake();
+    for argument in ["--help", "check", "power", "-P", "x"] {
+        let healthy = json!({"status": "healthy", "service": "ipmi-sidecar"});
+        cgi(&sidecar, "GET", "/health").argument(argument).expect(200, &healthy);
+    }
+}
+
+#[test]
+fn a_body_is_read_and_not_looked_at() {
+    let sidecar = beside_a_fake();
+    let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
+    let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).body(r#"{"command": "power off"}"#);
+    asked().expect(200, &done);
+    // RFC 3875, 4.2: the end of the input is not to be relied on.
+    asked().stays_open().expect(200, &done).within(LIMIT);
+    assert_eq!(sidecar.ipmitool_runs().len(), 2);
+}
+
+#[test]
+fn a_body_that_is_cut_short_changes_nothing() {
+    let sidecar = beside_a_fake();
+    let short = || cgi(&sidecar, "POST", "/power/on").key(KEY).body("four").variable("CONTENT_LENGTH", "50");
+    short().expect_failure(400, "bad_request").within(LIMIT);
+    short().stays_open().expect_failure(408, "request_timeout").within(LIMIT);
+    // A descriptor that cannot be read from.
+    let unreadable = File::create("/dev/null").expect("/dev/null");
+    short().input(unreadable).expect_failure(400, "bad_request").within(LIMIT);
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+#[test]
+fn a_body_that_is_too_large_changes_nothing() {
+    let sidecar = beside_a_fake();
+    for length in ["65537", "999999999999999", "99999999999999999999999"] {
+        let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).variable("CONTENT_LENGTH", length);
+        asked().expect_failure(413, "body_too_large").within(LIMIT);
+        // It is drained for a moment, even where it never ends.
+        asked().stays_open().expect_failure(413, "body_too_large").within(LIMIT);
+        let endless = File::open("/dev/zero").expect("/dev/zero");
+        asked().input(endless).expect_failure(413, "body_too_large").within(LIMIT);
+    }
+    // Without a length, as Apache passes on a chunked one.
+    let chunked = cgi(&sidecar, "POST", "/power/on").key(KEY).header("Transfer-Encoding", "chunked");
+    let endless = File::open("/dev/zero").expect("/dev/zero");
+    chunked.input(endless).expect_failure(413, "body_too_large").within(LIMIT);
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+#[test]
+fn a_stranger_is_refused_whatever_comes_of_the_body() {
+    let sidecar = beside_a_fake();
+    let asked = || cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-of-a-stranger").body("four");
+    asked().expect_failure(401, "unauthorized");
+    asked().variable("CONTENT_LENGTH", "50").expect_failure(401, "unauthorized");
+    let waiting = asked().variable("CONTENT_LENGTH", "50").stays_open();
+    waiting.expect_failure(401, "unauthorized").within(Duration::from_secs(3));
+    assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+/// Whatever the caller sends: `HTTP_PROXY` and the like are variables that programs listen to.
+#[test]
+fn no_header_reaches_ipmitool() {
+    let sidecar = Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#)
+        .user("admin", "pw-8d2f61")
+        .start();
+    let reply = cgi(&sidecar, "GET", "/power/status")
+        .key(KEY)
+        .header("Proxy", "http://192.0.2.66:3128")
+        .header("IPMITOOL_ARGS", "-vvv")
+        .header("LD_PRELOAD", "/tmp/x.so")
+        .run();
+    assert_eq!(reply.status, 200);
+    assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=pw-8d2f61", "LC_ALL=C"]);
+}
+
+/// The memory of one process is no memory of the next.
+#[test]
+fn a_wrong_password_is_named_each_time() {
+    let sidecar = Sidecar::beside(SimulatedBmc::off()).user("admin", "wr0ng-passw0rd").start();
+    for _ in 0..2 {
+        let reply = cgi(&sidecar, "POST", "/power/on").key(KEY).expect_failure(502, "bmc_bad_password");
+        assert!(!reply.headers.contains_key("retry-after"), "{reply:?}");
+        reply.logs("WARN power on (API_KEY from 192.0.2.7)");
+    }
+    sidecar.bmc_was_left_alone();
+}

@@ -1,0 +1,210 @@
+//! Real web servers, each with the configuration that `deploy/cgi` ships: of that only the paths are replaced.
+
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::geteuid;
+
+use crate::support::{PATIENCE, Process, Request, Running, Scratch, Sidecar, own_address, require, until};
+
+#[derive(Debug, Clone, Copy)]
+pub enum WebServer {
+    Lighttpd,
+    Apache,
+    Nginx,
+}
+
+use WebServer::{Apache, Lighttpd, Nginx};
+
+/// What a configuration of `deploy/cgi` names, and a test has elsewhere.
+const PROGRAM: &str = "/usr/local/bin/ipmi-sidecar";
+const ENVIRONMENT: &str = "/etc/ipmi-sidecar.env";
+const SOCKET: &str = "/run/fcgiwrap.socket";
+
+/// A web server's own user where the tests run as root. Apache refuses to be root, and no port here needs it.
+const NOBODY: u32 = 65534;
+
+/// The server that is there already: what Debian's own configuration has as well.
+const LIGHTTPD: &str = r#"
+server.modules = ( "mod_access", "mod_alias", "mod_accesslog" )
+server.document-root = "DIR"
+server.upload-dirs = ( "DIR" )
+server.bind = "ADDRESS"
+server.port = PORT
+accesslog.filename = "DIR/access.log"
+include "DIR/ipmi-sidecar.conf"
+"#;
+
+const APACHE: &str = r#"
+ServerName localhost
+Listen ADDRESS:PORT
+DefaultRuntimeDir "DIR"
+PidFile "DIR/pid"
+ErrorLog "|/bin/cat"
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
+LoadModule env_module /usr/lib/apache2/modules/mod_env.so
+LoadModule cgid_module /usr/lib/apache2/modules/mod_cgid.so
+CustomLog "DIR/access.log" "%h %l %u %t \"%r\" %>s %b"
+DocumentRoot "DIR"
+<Directory />
+    Require all denied
+</Directory>
+Include "DIR/ipmi-sidecar.conf"
+"#;
+
+const NGINX: &str = r"
+daemon off;
+pid DIR/pid;
+error_log stderr;
+events {}
+http {
+    access_log DIR/access.log;
+    client_body_temp_path DIR/body;
+    fastcgi_temp_path DIR/fastcgi;
+    proxy_temp_path DIR/proxy;
+    scgi_temp_path DIR/scgi;
+    uwsgi_temp_path DIR/uwsgi;
+    server {
+        listen ADDRESS:PORT;
+        root DIR;
+        include DIR/ipmi-sidecar.conf;
+    }
+}
+";
+
+impl WebServer {
+    const fn shipped(self) -> &'static str {
+        match self {
+            Lighttpd => include_str!("../../deploy/cgi/lighttpd.conf"),
+            Apache => include_str!("../../deploy/cgi/apache.conf"),
+            Nginx => include_str!("../../deploy/cgi/nginx.conf"),
+        }
+    }
+
+    const fn around(self) -> &'static str {
+        match self {
+            Lighttpd => LIGHTTPD,
+            Apache => APACHE,
+            Nginx => NGINX,
+        }
+    }
+
+    /// Serves this sidecar as its CGI program.
+    #[track_caller]
+    pub fn serve(self, sidecar: Sidecar) -> Served {
+        let files = Scratch::new();
+        let address = own_address(8080);
+        let at = |name: &str| files.path().join(name).display().to_string();
+        install(&sidecar, &files);
+
+        let mut shipped = self.shipped().to_owned();
+        let paths = [(PROGRAM, "ipmi-sidecar"), (ENVIRONMENT, "ipmi-sidecar.env"), (SOCKET, "fcgi.socket")];
+        for (path, own) in paths {
+            assert!(shipped.contains(path) || path == SOCKET, "no {path} in the configuration of {self:?}");
+            shipped = shipped.replace(path, &at(own));
+        }
+        let around = self.around().replace("DIR", &files.path().display().to_string());
+        let around = around.replace("ADDRESS", &address.ip().to_string());
+        let around = around.replace("PORT", &address.port().to_string());
+        files.file("ipmi-sidecar.conf", shipped);
+        let around = files.file("server.conf", around);
+
+        let mut gateway = None;
+        let mut command = match self {
+            Lighttpd => {
+                let mut command = Command::new(require("lighttpd"));
+                command.arg("-D").arg("-f").arg(around);
+                command
+            }
+            Apache => {
+                // What its log prints comes out where its own standard output is.
+                let mut command = Command::new("sh");
+                command.args(["-c", r#"exec "$0" "$@" >&2"#]).arg(require("apache2"));
+                command.arg("-D").arg("FOREGROUND").arg("-f").arg(around);
+                command
+            }
+            Nginx => {
+                let socket = files.path().join("fcgi.socket");
+                let mut command = Command::new(require("fcgiwrap"));
+                command.arg("-fc8").arg("-s").arg(format!("unix:{}", socket.display()));
+                let wrapper = Process::spawn(as_nobody(&mut command));
+                let there = until(PATIENCE, || socket.exists().then_some(()));
+                assert!(there.is_some(), "fcgiwrap has no socket: {}", wrapper.stderr.text());
+                gateway = Some(wrapper);
+                symlink("/etc/nginx/fastcgi_params", at("fastcgi_params")).expect("a link");
+                let mut command = Command::new(require("nginx"));
+                command.arg("-e").arg("stderr").arg("-c").arg(around);
+                command
+            }
+        };
+        let process = Process::spawn(as_nobody(&mut command));
+        Served { running: sidecar.served_by(process, address), _gateway: gateway, files }
+    }
+}
+
+/// Where the web server may find it: the program, and its variables in a file that others cannot read.
+#[track_caller]
+fn install(sidecar: &Sidecar, files: &Scratch) {
+    let program = sidecar.command(&[]);
+    // Another process copies it: see `Scratch::script`.
+    let mut install = Command::new("install");
+    install.args(["-m", "755"]).arg(program.get_program()).arg(files.path().join("ipmi-sidecar"));
+    assert!(install.status().expect("install, of coreutils").success());
+
+    let mut variables = String::new();
+    for (name, value) in program.get_envs() {
+        let value = value.and_then(|value| value.to_str()).expect("a text");
+        assert!(!value.contains('\''), "{} would need quoting", name.display());
+        writeln!(variables, "{}='{value}'", name.display()).expect("a String");
+    }
+    let file = files.file("ipmi-sidecar.env", variables);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("a mode");
+    if geteuid().is_root() {
+        chown(&file, None, Some(NOBODY)).expect("root");
+    }
+    give_to_nobody(files.path());
+}
+
+/// Lets the web server's user write there.
+#[track_caller]
+pub fn give_to_nobody(folder: &Path) {
+    if geteuid().is_root() {
+        chown(folder, Some(NOBODY), None).expect("root");
+    }
+}
+
+fn as_nobody(command: &mut Command) -> &mut Command {
+    if geteuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
+}
+
+/// A web server at work; killed when it is dropped.
+pub struct Served {
+    pub running: Running,
+    _gateway: Option<Process>,
+    files: Scratch,
+}
+
+impl Served {
+    /// On a connection of its own, as every client of the program has one.
+    pub fn request(&self, method: &str, target: &str) -> Request<'_> {
+        self.running.request(method, target).header("Connection", "close")
+    }
+
+    pub fn get(&self, target: &str) -> Request<'_> {
+        self.request("GET", target)
+    }
+
+    pub fn post(&self, target: &str) -> Request<'_> {
+        self.request("POST", target)
+    }
+
+    pub fn access_log(&self) -> String {
+        self.files.lines("access.log").join("\n")
+    }
+}
