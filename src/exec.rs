@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -142,6 +142,7 @@ pub fn run(
     deadline: Instant,
     interrupt: &Interrupt,
 ) -> Outcome {
+    late().retain(|group| !is_reaped(*group));
     let child = Command::new(&invocation.program)
         .args(&invocation.arguments)
         .env_clear()
@@ -156,6 +157,36 @@ pub fn run(
         Ok(run) => run.watch(deadline, interrupt),
         Err(error) => {
             Outcome { stdout: Output::default(), stderr: Output::default(), end: End::NotStarted(error) }
+        }
+    }
+}
+
+/// Groups of which somebody was killed but not gone in time, as on a machine that is short of it: looked after by
+/// later runs, for nobody else would.
+static LATE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn late() -> MutexGuard<'static, Vec<Pid>> {
+    LATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reaps what a run leaves behind: as PID 1 of a container we inherit that, and nobody else ever would.
+fn reap_group(group: Pid) {
+    let until = Instant::now() + REAP;
+    while !is_reaped(group) {
+        if Instant::now() >= until {
+            return late().push(group);
+        }
+        thread::sleep(Duration::from_millis(1)); // it has been killed, and is about to end
+    }
+}
+
+/// Whether nobody of the group is left to us.
+fn is_reaped(group: Pid) -> bool {
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return false,
+            Err(_) => return true,
         }
     }
 }
@@ -202,7 +233,7 @@ impl Run {
         let _ = kill_process_group(self.pid, Signal::KILL);
         let gone = self.has_exited_by(Instant::now() + REAP, None);
         let status = if gone { self.child.wait() } else { Err(io::Error::other("it cannot be killed")) };
-        self.reap_inherited();
+        reap_group(self.pid);
         self.stdout.read_last();
         self.stderr.read_last();
         let end = match status {
@@ -210,18 +241,6 @@ impl Run {
             _ => End::Stopped,
         };
         Outcome { stdout: self.stdout.kept, stderr: self.stderr.kept, end }
-    }
-
-    /// As PID 1 of a container we inherit what it left behind, and nobody else would ever reap that.
-    fn reap_inherited(&self) {
-        let until = Instant::now() + REAP;
-        while let Ok(reaped) = waitpgid(self.pid, WaitOptions::NOHANG)
-            && Instant::now() < until
-        {
-            if reaped.is_none() {
-                thread::sleep(Duration::from_millis(1)); // it has been killed, and is about to end
-            }
-        }
     }
 
     /// Reads what it writes until it has exited, `until` has come or `interrupt` is raised.

@@ -386,7 +386,7 @@ pub fn read_outcome(command: Command, outcome: &Outcome) -> Result<Answer, Failu
     }
     Err(match (command, &outcome.end) {
         (Command::Change(_), _) if may_be_sent => Failure::OutcomeUnknown,
-        (_, End::Stopped) if has_heard_nothing(&said) => unreachable("nothing came back in time"),
+        (_, End::Stopped) if has_heard_nothing(&said) => unreachable("no session came up in time"),
         (_, End::Stopped) => Failure::TimedOut,
         (Command::Read(_), _) if said.contains("Unable to get Chassis Power Status") => Failure::TimedOut,
         // It claims to have done it, in words that we do not know.
@@ -588,7 +588,7 @@ mod tests {
         assert_eq!(stopped(STATUS, up, false), Failure::TimedOut);
         assert_eq!(
             stopped(ON, "Loading IANA PEN Registry...\n", false),
-            unreachable("nothing came back in time")
+            unreachable("no session came up in time")
         );
     }
 

@@ -187,7 +187,7 @@ const FAILURES: &[Row] = &[
         Code::BmcError,
         502,
         "bmc_error",
-        "The BMC reported an error",
+        "The BMC or ipmitool reported an error",
         "Read the power status, then try again; the log has ipmitool's own words",
     ),
     row(Code::Busy, 503, "busy", "Not sent", "Try again in a few seconds"),

@@ -1,0 +1,323 @@
+//! The attacks, each against the real binary in front of an `ipmitool` that counts its runs.
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::geteuid;
+
+use crate::crowd::{Crowd, flood, hit_and_run, pour};
+use crate::support::{KEY, Running};
+use crate::watch::{Watch, sidecar, under_attack};
+
+/// Most attacks last as long as a request may: what they hold is then at its most.
+const SIEGE: Duration = Duration::from_secs(6);
+
+const MEGABYTE: usize = 1_000_000;
+
+const HALF_A_HEAD: &str = "GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: ";
+
+/// One at a time of those that load the whole machine: they measure the sidecar, not each other.
+fn alone() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A change, with this field, that announces a body of so many bytes.
+fn change(field: &str, length: &str) -> String {
+    format!("POST /power/force-off HTTP/1.1\r\nHost: a\r\n{field}Content-Length: {length}\r\n\r\n")
+}
+
+fn key_field() -> String {
+    format!("X-API-Key: {KEY}\r\n")
+}
+
+fn besiege(name: &str, size: usize, opening: impl Into<Vec<u8>>, drip: impl Into<Vec<u8>>) {
+    let _alone = alone();
+    let sidecar = sidecar().start();
+    let crowd = Crowd::new(size, sidecar.address, opening, drip);
+    under_attack(name, &sidecar, || crowd.besiege(SIEGE).connections);
+}
+
+#[test]
+fn five_hundred_who_send_a_byte_a_second() {
+    besiege("500 slow heads, a byte a second", 500, HALF_A_HEAD, "x");
+}
+
+#[test]
+fn four_thousand_who_send_a_byte_a_second() {
+    besiege("4,000 slow heads, a byte a second", 4_000, HALF_A_HEAD, "x");
+}
+
+#[test]
+fn five_hundred_slow_bodies_without_a_key() {
+    besiege("500 slow bodies without a key", 500, change("", "5000"), "x");
+}
+
+#[test]
+fn five_hundred_slow_bodies_with_a_key() {
+    besiege("500 slow bodies with a key", 500, change(&key_field(), "5000"), "x");
+}
+
+#[test]
+fn a_thousand_who_never_read_their_reply() {
+    besiege("1,000 clients that never read", 1_000, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "");
+}
+
+#[test]
+fn a_thousand_who_say_nothing() {
+    besiege("1,000 idle connections", 1_000, "", "");
+}
+
+#[test]
+fn twenty_thousand_connections_as_fast_as_they_come() {
+    let _alone = alone();
+    let sidecar = sidecar().start();
+    under_attack("connect flood without data", &sidecar, || flood(sidecar.address, 20_000, 1_000));
+}
+
+/// What the kernel takes off our hands at the most, on its way to a socket that is not read any more.
+const KERNEL_HOLDS: usize = 16 * MEGABYTE;
+
+#[test]
+fn lines_that_never_end() {
+    const TIMES: usize = 5;
+    let _alone = alone();
+    let endless: [(&str, &str, &[u8]); 4] = [
+        ("request lines of 100 MB", "GET /", &b"a".repeat(64 * 1024)),
+        ("header lines of 100 MB", HALF_A_HEAD, &b"a".repeat(64 * 1024)),
+        ("headers without end", "GET /health HTTP/1.1\r\nHost: a\r\n", &b"X-A: b\r\n".repeat(8_000)),
+        ("empty lines without end", "\r\n", &b"\r\n".repeat(32_000)),
+    ];
+    for (name, opening, chunk) in endless {
+        let sidecar = sidecar().start();
+        under_attack(name, &sidecar, || {
+            for _ in 0..TIMES {
+                let taken = pour(sidecar.address, opening.as_bytes(), chunk, 100 * MEGABYTE);
+                assert!(taken < KERNEL_HOLDS, "{taken} bytes of {name} were taken");
+            }
+            TIMES
+        });
+    }
+}
+
+/// Full buffers everywhere: 256 clients with all of the largest head but its end, and as many with the largest head
+/// and a body that streams behind it. The limit needs no right that a checkout lacks, as a cgroup would; it counts
+/// what the process may write to, touched or not, and is the stricter of the two.
+#[test]
+fn full_buffers_fit_into_sixteen_megabytes() {
+    let _alone = alone();
+    let padded =
+        |start: &str, length: usize| format!("{start}X-Padding: {}", "x".repeat(length - start.len() - 11));
+    let head = format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{}Content-Length: 65536\r\n", key_field());
+    let whole = padded(&head, 8 * 1024 - 4) + "\r\n\r\n";
+    for (name, opening, drip) in [
+        ("256 heads of 8 KiB without an end, in 16 MB", padded(HALF_A_HEAD, 8 * 1024 - 1), 0),
+        ("256 heads of 8 KiB, bodies behind, in 16 MB", whole, 8 * 1024),
+    ] {
+        let sidecar = sidecar().started_by(&["prlimit", "--data=16000000"]).start();
+        let crowd = Crowd::new(256, sidecar.address, opening, vec![b'x'; drip]);
+        under_attack(name, &sidecar, || crowd.besiege(SIEGE).connections);
+    }
+}
+
+#[test]
+fn three_thousand_who_reset_right_after_their_request() {
+    let _alone = alone();
+    let sidecar = sidecar().start();
+    let requests =
+        ["GET /health HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), change("", "0"), HALF_A_HEAD.to_owned()];
+    under_attack("connections reset after their request", &sidecar, || {
+        for request in requests.iter().cycle().take(3_000) {
+            hit_and_run(sidecar.address, request.as_bytes());
+        }
+        3_000
+    });
+}
+
+#[test]
+fn a_million_requests_down_the_pipe() {
+    const REQUESTS: usize = 1_000_000;
+    let _alone = alone();
+    let sidecar = sidecar().start();
+    let request = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    let pair = [request, &change("", "0")].concat();
+    let (batch, all) = (pair.repeat(1_000), REQUESTS / 2 * pair.len());
+    under_attack("a million pipelined requests, unread", &sidecar, || {
+        let (mut sent, mut connections) = (0, 0);
+        while sent < all {
+            sent += pour(sidecar.address, batch.as_bytes(), batch.as_bytes(), all - sent);
+            connections += 1;
+        }
+        connections
+    });
+}
+
+/// Each hides a change with a valid key where only a confused reader would find it.
+#[test]
+fn a_request_hidden_in_another_is_not_found() {
+    let sidecar = sidecar().start();
+    let hidden = change(&key_field(), "0");
+    let length = hidden.len().to_string();
+    let get = |field: &str| format!("GET /health HTTP/1.1\r\nHost: a\r\n{field}\r\n{hidden}");
+    let attacks = [
+        change("", &length) + &hidden,
+        change("X-API-Key: wrong\r\n", "0") + &hidden,
+        change(&key_field(), &(hidden.len() + 1).to_string()) + &hidden, // and never its last byte
+        change("", "0\r\nTransfer-Encoding: chunked") + "0\r\n\r\n" + &hidden,
+        change(&key_field(), "4\r\nTransfer-Encoding: chunked") + "0\r\n\r\n" + &hidden,
+        change(&key_field(), &format!("0\r\nContent-Length: {length}")) + &hidden,
+        get(""),
+        get(&format!("Content-Length: {length}\r\n")),
+        get("Transfer-Encoding: chunked\r\n"),
+        get("Upgrade: h2c\r\nConnection: Upgrade\r\n"),
+        get("Content-Length: 0\r\n\r\n"),
+        get("X-A: b\n\n"),
+        get("X-A: b\r\r\n"),
+        get("X-A: b\0\r\n"),
+        format!("GET /health\r\n\r\n{hidden}"),
+        format!("\r\n\r\n{hidden}"),
+        format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{hidden}"),
+    ];
+    under_attack("a request hidden in another", &sidecar, || {
+        for attack in &attacks {
+            sidecar.raw(attack.as_bytes()); // fails on anything behind the one reply
+        }
+        attacks.len()
+    });
+}
+
+/// What is announced is neither allocated nor waited for without a key.
+#[test]
+fn lengths_that_lie() {
+    let sidecar = sidecar().start();
+    let lies = [
+        "100000000000000000",
+        "5000",
+        "-1",
+        "+4",
+        "4x",
+        "4, 4",
+        "0x10",
+        "18446744073709551615",
+        "18446744073709551616",
+        "99999999999999999999999999999999",
+        "4\r\nContent-Length: 4",
+        "4\r\nContent-Length: 5",
+        "5000\r\nTransfer-Encoding: chunked",
+        "5000\r\nExpect: 100-continue",
+    ];
+    under_attack("bodies that are announced and never sent", &sidecar, || {
+        for length in lies.iter().cycle().take(20 * lies.len()) {
+            let reply = sidecar.raw(change("", length).as_bytes());
+            assert!([400, 401].contains(&reply.status), "{length:?}: {}", reply.status);
+        }
+        20 * lies.len()
+    });
+}
+
+#[test]
+fn three_hundred_clients_of_sixty_four_descriptors() {
+    let _alone = alone();
+    let sidecar = sidecar().started_by(&["prlimit", "--nofile=64"]).start();
+    let crowd = Crowd::new(300, sidecar.address, HALF_A_HEAD, "x");
+    under_attack("300 connections, 64 descriptors", &sidecar, || crowd.besiege(SIEGE).connections);
+}
+
+#[test]
+fn a_listener_without_a_descriptor_left_recovers() {
+    let sidecar = sidecar().start();
+    let watch = Watch::over(&sidecar, &[]);
+    let most = sidecar.holdings().descriptors;
+    limit(&sidecar, &[], &format!("--nofile={most}:"));
+    let waiting: Vec<_> = (0..50).map(|_| sidecar.get("/health").begin()).collect();
+    sidecar.logs("accepting connections fails");
+    limit(&sidecar, &[], "--nofile=1024:");
+    for connection in waiting {
+        assert_eq!(connection.reply().status, 200);
+    }
+    watch.conclude("no descriptor left for a time", 50);
+}
+
+#[test]
+fn a_process_limit_fails_the_request_and_no_more() {
+    // Root is subject to no such limit, so it becomes a user who has no other process, and keeps no right but that to
+    // files, which it needs to reach the program under test.
+    const SOMEBODY: [&str; 7] = [
+        "setpriv",
+        "--reuid=61234",
+        "--regid=61234",
+        "--clear-groups",
+        "--inh-caps=-all,+dac_override",
+        "--ambient-caps=-all,+dac_override",
+        "--bounding-set=-all,+dac_override",
+    ];
+    let user: &[&str] = if geteuid().is_root() { &SOMEBODY } else { &[] };
+    let sidecar = sidecar().started_by(user).start();
+    let mut watch = Watch::over(&sidecar, user);
+    limit(&sidecar, user, "--nproc=1:");
+    for _ in 0..20 {
+        watch.look(500);
+    }
+    let reply = sidecar.post("/power/on").key(KEY).expect_failure(500, "internal");
+    reply.error_names("");
+    limit(&sidecar, user, "--nproc=4096:");
+    watch.conclude("no process left for a time", 20);
+}
+
+/// Sets a soft limit of the running sidecar.
+fn limit(sidecar: &Running, user: &[&str], limit: &str) {
+    let pid = sidecar.pid().as_raw_pid().to_string();
+    let words = [user, &["prlimit", "--pid", &pid, limit]].concat();
+    let status = Command::new(words[0]).args(&words[1..]).status();
+    assert!(status.expect("prlimit and setpriv, of util-linux").success(), "{words:?}");
+}
+
+/// What a page of another site can make a browser send to a household's sidecar (Fetch, 3.2 and 4.8; W3C Fetch
+/// Metadata), even where the browser holds the key.
+#[test]
+fn a_page_of_another_site_changes_nothing() {
+    let sidecar = sidecar().start();
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let text = "Content-Type: text/plain;charset=UTF-8\r\n";
+    let multipart = "Content-Type: multipart/form-data; boundary=----x\r\n";
+    let mut asked = 0;
+    under_attack("requests by other sites' pages", &sidecar, || {
+        for change in ["on", "off", "force-off", "cycle", "reset"] {
+            for site in ["cross-site", "same-site"] {
+                for (mode, content) in
+                    [("navigate", form), ("no-cors", text), ("cors", text), ("no-cors", multipart)]
+                {
+                    let fields = format!(
+                        "Origin: https://page.example\r\nSec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\n{content}"
+                    );
+                    for (key, expected) in [("", 401), (&*key_field(), 403), (&*basic_field(), 403)] {
+                        let request = format!(
+                            "POST /power/{change} HTTP/1.1\r\nHost: a\r\n{fields}{key}Content-Length: 7\r\n\r\na=b&c=d"
+                        );
+                        assert_eq!(sidecar.raw(request.as_bytes()).status, expected, "{request}");
+                        asked += 1;
+                    }
+                }
+            }
+            // The question before a request with a field of its own gets no leave.
+            let preflight = sidecar
+                .request("OPTIONS", &format!("/power/{change}"))
+                .header("Origin", "https://page.example")
+                .header("Access-Control-Request-Method", "POST")
+                .header("Access-Control-Request-Headers", "x-api-key")
+                .send();
+            assert_eq!(preflight.status, 405);
+            assert!(!preflight.has_header("access-control-allow-origin"));
+            // Images, links and address bars send a GET.
+            assert_eq!(sidecar.get(&format!("/power/{change}")).key(KEY).send().status, 405);
+            asked += 2;
+        }
+        asked
+    });
+}
+
+/// As a browser sends a key that it has kept: base64 of `x:KEY`.
+fn basic_field() -> String {
+    "Authorization: Basic eDprM3ktYThmNWYxNjdmNDRmNDk2NGU2Yzk5OGRlZTgyNzExMGM=\r\n".to_owned()
+}
