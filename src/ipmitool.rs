@@ -408,7 +408,7 @@ fn answer(command: Command, stdout: &Output) -> Option<Answer> {
     };
     let text = stdout.text();
     // Where it was cut off, what looks like a line may be the beginning of one.
-    let whole = if stdout.truncated { text.rsplit_once('\n').map_or("", |(whole, _)| whole) } else { &text };
+    let whole = if stdout.truncated { &text[..text.rfind('\n').map_or(0, |end| end + 1)] } else { &text };
     candidates.into_iter().find(|answer| whole.lines().any(|line| line == answer.line()))
 }
 
