@@ -210,7 +210,8 @@ fn path_of(target: &str) -> Result<&str, HeadError> {
     let origin = if is_absolute {
         let rest = &target[scheme.len()..];
         let authority = rest.find(['/', '?']).unwrap_or(rest.len());
-        if authority == 0 || !is_host(&rest.as_bytes()[..authority]) {
+        // RFC 9110, 4.2.1: an empty host is invalid here, though not in `Host`.
+        if authority == 0 || rest.starts_with(':') || !is_host(&rest.as_bytes()[..authority]) {
             return Err(Malformed("expected a host in the target"));
         }
         &rest[authority..]
@@ -317,6 +318,7 @@ mod tests {
             ("http://a?x", Ok("/")),
             ("*", Ok("*")),
             ("http:///health", Err(())),
+            ("http://:80/health", Err(())),
             ("https://a/health", Err(())),
             ("a:443", Err(())),
             ("health", Err(())),

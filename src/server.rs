@@ -56,10 +56,11 @@ const REPLY_TIME: Duration = Duration::from_secs(5);
 
 /// Closing a socket with unread bytes resets the connection, and the reset can overtake the reply (RFC 9112, 9.6):
 /// so what still comes is read for this long, up to `MAX_DRAIN`.
-const DRAIN_TIME: Duration = Duration::from_millis(500);
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// As much as the largest body.
-const MAX_DRAIN: usize = 64 * 1024;
+/// Most clients look for a reply only when they have sent all of a body, and lose it when they cannot. Beyond this one
+/// is no request to switch a server.
+const MAX_DRAIN: usize = 16 * 1024 * 1024;
 
 /// Opens the listener.
 ///
@@ -299,8 +300,9 @@ impl Server<'_> {
         if self.clients.len() >= self.max_clients {
             // The stranger that has been sending longest makes room; there is one, since not all can be admitted.
             let strangers = || self.clients.iter().filter(|(_, (_, stage))| !stage.is_admitted());
-            let oldest =
-                strangers().find(|(_, (_, stage))| stage.is_sending()).or_else(|| strangers().next());
+            let oldest = strangers()
+                .find(|(_, (_, stage))| !matches!(stage, Stage::Reply { .. }))
+                .or_else(|| strangers().next());
             if let Some(id) = oldest.map(|(id, _)| *id) {
                 self.clients.remove(&id);
             }
@@ -382,15 +384,28 @@ impl Server<'_> {
         if left == 0 {
             return self.submit(id, client, admitted);
         }
-        if self.clients.values().filter(|(_, stage)| matches!(stage, Stage::Body { .. })).count()
-            >= MAX_BODIES
-        {
-            return client.refuse(&Problem::Busy("too many bodies are on their way"), command);
-        }
+        self.make_room_for_a_body();
         if head.expects_continue && rest == 0 {
             client.stream.write_all(CONTINUE).ok()?; // the first bytes to it: there is room for them
         }
         Some(Stage::Body { left, admitted })
+    }
+
+    /// The one that has been sending its body for longest makes room: a caller that sends slowly must not keep out
+    /// those that do not.
+    fn make_room_for_a_body(&mut self) {
+        let is_body = |(_, stage): &(Client, Stage)| matches!(stage, Stage::Body { .. });
+        let mut bodies = self.clients.iter().filter(|(_, client)| is_body(client)).map(|(id, _)| *id);
+        let Some(oldest) = bodies.next() else { return };
+        if 1 + bodies.count() < MAX_BODIES {
+            return;
+        }
+        self.step(oldest, |_, client, stage| match stage {
+            Stage::Body { admitted, .. } => {
+                client.refuse(&Problem::Busy("too many bodies are on their way"), Some(admitted.command()))
+            }
+            other => Some(other),
+        });
     }
 
     fn read_body(

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
 
 mod attacks;
+mod clients;
+mod corpus;
 mod crowd;
+mod packages;
+mod rfc;
 #[path = "../support/mod.rs"]
 mod support;
 mod watch;

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::support::{KEY, Running, Sidecar, eventually};
 
-/// `/health` waits for nothing: what a kubelet gives a probe, and as much again for a machine that the attackers share.
-const HEALTH_LIMIT: Duration = Duration::from_secs(2);
+/// `/health` waits for nothing: what a kubelet gives a probe.
+const HEALTH_LIMIT: Duration = Duration::from_secs(1);
 
 /// In KiB: of the whole process, in the build that is tested. (PSS: shared pages count in shares.)
 const PSS_LIMIT: u64 = 5 * 1024;

@@ -1,0 +1,19 @@
+#!/bin/sh
+# curl. Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the body.
+# With "expect" among the flags it asks for leave before it sends a body, else it does not.
+while read -r method path key bytes flags; do
+    case $flags in
+    *expect*) expect="Expect: 100-continue" ;;
+    *) expect="Expect:" ;;
+    esac
+    set -- --silent --show-error --max-time 10 --write-out '\n%{http_code}' \
+        --header "X-API-Key: $key" --header "$expect"
+    if [ "$method" = POST ]; then
+        reply=$(head -c "$bytes" /dev/zero | curl "$@" --data-binary @- "$BASE$path")
+    else
+        reply=$(curl "$@" "$BASE$path")
+    fi || printf 'curl failed with %d: ' "$?"
+    printf '%s %s\n' "${reply##*
+}" "${reply%
+*}"
+done

@@ -1,0 +1,80 @@
+//! What comes from the Python Package Index when the tests run: pinned, fetched once a build directory, in no commit.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::{Mutex, PoisonError};
+
+/// gunicorn's source package, whose tests carry requests. pip compares the hash.
+const GUNICORN: &str = include_str!("gunicorn.txt");
+
+/// HTTP clients for Python, with all that they need.
+const CLIENTS: &str = include_str!("clients/requirements.txt");
+
+/// The folder of gunicorn's `invalid` and `valid` requests.
+#[track_caller]
+pub fn gunicorn_requests() -> PathBuf {
+    let folder = kept("gunicorn", GUNICORN, |folder, requirements| {
+        // pip asks the package for its name and version, in an environment of its own, which is not needed here.
+        let words = "download --no-deps --no-binary :all: --require-hashes --dest";
+        pip(words, folder, requirements);
+        let package = only_file_in(folder);
+        let arguments = ["--extract", "--gzip", "--strip-components=1", "--file"];
+        let status = Command::new("tar").args(arguments).arg(package).arg("-C").arg(folder).status();
+        assert!(status.expect("tar").success());
+    });
+    folder.join("tests/requests")
+}
+
+/// The folder of Python's clients, for `PYTHONPATH`.
+#[track_caller]
+pub fn python_clients() -> PathBuf {
+    kept("python-clients", CLIENTS, |folder, requirements| {
+        pip("install --only-binary :all: --no-compile --target", folder, requirements);
+    })
+}
+
+/// A folder that `fill` filled, in this run of the tests or an earlier one, for these very requirements.
+#[track_caller]
+fn kept(name: &str, requirements: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hasher = DefaultHasher::new();
+    requirements.hash(&mut hasher);
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = root.join(format!("{name}-{:016x}", hasher.finish()));
+    if !folder.exists() {
+        // Under its own name only once it is complete, whoever else does the same.
+        let partial = root.join(format!("{name}-{}", process::id()));
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial).expect("a folder");
+        let list = root.join(format!("{name}-{}.txt", process::id()));
+        fs::write(&list, requirements).expect("a file");
+        fill(&partial, &list);
+        fs::remove_file(list).expect("our file");
+        let _ = fs::rename(&partial, &folder);
+    }
+    folder
+}
+
+#[track_caller]
+fn pip(words: &str, folder: &Path, requirements: &Path) {
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
+    command.args(words.split(' ')).arg(folder).arg("--requirement").arg(requirements);
+    let output = command.output().expect("python3: apt-get install --no-install-recommends python3-pip");
+    assert!(
+        output.status.success(),
+        "pip could not fetch what the tests need from PyPI; once it can, run: {command:?}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[track_caller]
+fn only_file_in(folder: &Path) -> PathBuf {
+    let files: Vec<_> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    let [file] = &files[..] else { panic!("not one file: {files:?}") };
+    file.clone()
+}
