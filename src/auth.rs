@@ -1,5 +1,7 @@
 //! The key check. Nothing else can make an `Authorised`, and without one no `ipmitool` runs.
 
+use std::sync::Arc;
+
 use crate::http::Head;
 use crate::ipmi::{Command, Read};
 use crate::secret::{Credential, Secret};
@@ -8,7 +10,7 @@ use crate::secret::{Credential, Secret};
 #[derive(Debug)]
 pub struct Authorised {
     command: Command,
-    key: &'static str,
+    key: Arc<str>,
 }
 
 /// Why a request may not run its command.
@@ -18,36 +20,49 @@ pub enum Refusal {
     NoValidKey,
     /// A web page of another site made a browser send it.
     CrossSite,
+    /// The key is for other commands: these.
+    NotAllowed { may: Vec<Command> },
 }
 
-/// The key that requests must bring.
+/// A key, and what it is for.
 #[derive(Debug)]
-pub struct Keys {
-    pub api_key: Credential,
+pub struct Key {
+    /// The variable that gives it, for the log.
+    pub name: Arc<str>,
+    pub credential: Credential,
+    pub allows: Vec<Command>,
 }
+
+/// The keys, of which a request must bring one.
+#[derive(Debug)]
+pub struct Keys(pub Vec<Key>);
 
 impl Keys {
-    /// Lets a request pass that brings a valid key, and only one.
+    /// Lets a request pass that brings one valid key, if that is for this command.
     ///
     /// # Errors
-    /// `NoValidKey`, or `CrossSite` for a change that a browser says was not made by our own origin
+    /// `NoValidKey`, `NotAllowed`, or `CrossSite` for a change that a browser says was not made by our own origin
     /// (W3C Fetch Metadata): a key kept in a browser must not be usable by any page it visits.
     pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Refusal> {
-        if !brings(head, &self.api_key.current()) {
-            return Err(Refusal::NoValidKey);
+        // All are compared, so that the time does not tell which. Files can make two of them equal while we run: then
+        // the narrower one counts.
+        let valid = self.0.iter().filter(|key| brings(head, &key.credential.current()));
+        let key = valid.min_by_key(|key| key.allows.len()).ok_or(Refusal::NoValidKey)?;
+        if !key.allows.contains(&command) {
+            return Err(Refusal::NotAllowed { may: key.allows.clone() });
         }
         let is_own = |site: &[u8]| [&b"same-origin"[..], b"none"].contains(&site);
         if matches!(command, Command::Change(_)) && !head.values("Sec-Fetch-Site").all(is_own) {
             return Err(Refusal::CrossSite);
         }
-        Ok(Authorised { command, key: "API_KEY" })
+        Ok(Authorised { command, key: key.name.clone() })
     }
 }
 
 impl Authorised {
     /// For the operator at the command line, who holds the configuration itself; only for reading.
-    pub const fn by_operator(command: Read) -> Self {
-        Self { command: Command::Read(command), key: "the operator" }
+    pub fn by_operator(command: Read) -> Self {
+        Self { command: Command::Read(command), key: "the operator".into() }
     }
 
     pub const fn command(&self) -> Command {
@@ -55,8 +70,8 @@ impl Authorised {
     }
 
     /// The name of the key that allowed it, for the log.
-    pub const fn key(&self) -> &'static str {
-        self.key
+    pub fn key(&self) -> &str {
+        &self.key
     }
 }
 
@@ -130,8 +145,12 @@ mod tests {
     }
 
     fn authorise(fields: &[(&str, &str)], command: Command) -> Result<(), Refusal> {
-        let keys = Keys { api_key: Credential::fixed("API_KEY", "s:ecret", |_| Ok(())).unwrap() };
-        keys.authorise(&head(fields), command).map(|_| ())
+        Keys(vec![key("s:ecret", &Command::ALL)]).authorise(&head(fields), command).map(|_| ())
+    }
+
+    fn key(value: &str, allows: &[Command]) -> Key {
+        let credential = Credential::fixed("KEY", value, |_| Ok(())).unwrap();
+        Key { name: value.into(), credential, allows: allows.to_vec() }
     }
 
     #[test]
@@ -160,6 +179,24 @@ mod tests {
         ] {
             let expected = if valid { Ok(()) } else { Err(Refusal::NoValidKey) };
             assert_eq!(authorise(fields, Command::Change(Change::PowerOn)), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_for_what_it_lists() {
+        let (status, on) = (Command::Read(Read::PowerStatus), Command::Change(Change::PowerOn));
+        let equal = [key("twice", &Command::ALL), key("twice", &[status])];
+        let keys =
+            Keys(equal.into_iter().chain([key("all", &Command::ALL), key("look", &[status])]).collect());
+        for (offered, command, expected) in [
+            ("all", on, Ok("all")),
+            ("look", status, Ok("look")),
+            ("look", on, Err(Refusal::NotAllowed { may: vec![status] })),
+            ("twice", on, Err(Refusal::NotAllowed { may: vec![status] })),
+            ("neither", status, Err(Refusal::NoValidKey)),
+        ] {
+            let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), command);
+            assert_eq!(authorised.as_ref().map(Authorised::key), expected.as_ref().copied(), "{offered}");
         }
     }
 

@@ -81,7 +81,7 @@ pub fn answer(
         Ok(head) => {
             let mut body = Body::of(head);
             let response = catch_unwind(AssertUnwindSafe(|| respond(head, &mut body)));
-            let _ = body.read(u64::MAX, Instant::now() + DRAIN_TIME); // the reply stands, whatever comes of it
+            body.drain(Instant::now() + DRAIN_TIME);
             response.unwrap_or_else(|_| Problem::Panic.reply(None))
         }
         Err(error) => Problem::Head(error.clone()).reply(None),
@@ -89,15 +89,22 @@ pub fn answer(
     io::stdout().write_all(&response.to_cgi(is_head))
 }
 
-/// The two steps of the heart, with the body between them.
+/// The three steps of the heart.
 pub fn respond(head: &Head, body: &mut Body, sidecar: &Sidecar, state: Option<&Path>) -> Response {
     let until = Instant::now() + REQUEST_TIME;
     let admitted = match sidecar.admit(head) {
         Admission::Reply(response) => return response,
         Admission::Command(admitted) => admitted,
     };
-    let ready = body.read(MAX_BODY, until).and_then(|()| take_lane(&admitted, state));
-    match ready {
+    let accepted = match body.read(MAX_BODY, until) {
+        Ok(bytes) => admitted.with_body(&bytes),
+        Err(problem) => Admission::Reply(problem.reply(Some(admitted.command()))),
+    };
+    let admitted = match accepted {
+        Admission::Reply(response) => return response,
+        Admission::Command(admitted) => admitted,
+    };
+    match take_lane(&admitted, state) {
         Ok(None) => sidecar.carry_out(&admitted, None),
         // Ours stays open beside the run's, so that the lane is free only when both have ended.
         Ok(Some(lane)) => sidecar.carry_out(&admitted, lane.try_clone().ok().map(OwnedFd::from)),
@@ -105,7 +112,7 @@ pub fn respond(head: &Head, body: &mut Body, sidecar: &Sidecar, state: Option<&P
     }
 }
 
-/// The body on standard input, which nobody needs.
+/// The body on standard input.
 pub struct Body {
     left: u64,
     /// Apache takes a chunked body apart and passes it on without its length: it ends where standard input does.
@@ -118,12 +125,30 @@ impl Body {
         Self { left: if to_end { u64::MAX } else { head.body_length }, to_end }
     }
 
-    /// Reads what is left of it: a request that is cut short is not carried out.
-    fn read(&mut self, most: u64, until: Instant) -> Result<(), Problem> {
+    /// All of it, if that is at most so many bytes: a request that is cut short is not carried out.
+    fn read(&mut self, most: u64, until: Instant) -> Result<Vec<u8>, Problem> {
         if !self.to_end && self.left > most {
             return Err(Problem::BodyTooLarge);
         }
-        let mut taken = 0;
+        let mut bytes = Vec::new();
+        self.take(until, |chunk| {
+            bytes.extend_from_slice(chunk);
+            if bytes.len() as u64 > most { Err(Problem::BodyTooLarge) } else { Ok(()) }
+        })?;
+        Ok(bytes)
+    }
+
+    /// Throws away what is left of it. The reply stands, whatever comes of that.
+    fn drain(&mut self, until: Instant) {
+        let _ = self.take(until, |_| Ok(()));
+    }
+
+    fn take(
+        &mut self,
+        until: Instant,
+        mut with: impl FnMut(&[u8]) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let mut chunk = [0; 4096];
         while self.left > 0 {
             let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
             let patience = until.saturating_duration_since(Instant::now());
@@ -133,18 +158,16 @@ impl Body {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return Err(HeadError::CUT_SHORT.into()),
             }
-            match read(stdin(), &mut [0; 4096]) {
+            let room = usize::try_from(self.left).map_or(chunk.len(), |left| left.min(chunk.len()));
+            match read(stdin(), &mut chunk[..room]) {
                 Ok(0) if self.to_end => self.left = 0,
                 Ok(0) => return Err(HeadError::CUT_SHORT.into()),
                 Ok(length) => {
-                    taken += length as u64;
-                    self.left = self.left.saturating_sub(length as u64);
+                    self.left -= length as u64;
+                    with(&chunk[..length])?;
                 }
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(_) => return Err(HeadError::CUT_SHORT.into()),
-            }
-            if taken > most {
-                return Err(Problem::BodyTooLarge);
             }
         }
         Ok(())

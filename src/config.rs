@@ -1,6 +1,6 @@
 //! The environment as a `Config`, or every `StartupError` at once, each naming the variable and the remedy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::auth::Keys;
+use crate::auth::{Key, Keys};
 use crate::exec::find_program;
+use crate::ipmi::{Command, Read};
 use crate::ipmitool::{Bmc, CipherSuite, ExtraArguments, Privilege};
+use crate::route;
 use crate::secret::{Check, Credential, read_private};
 
 /// A row of the table that `--help` and the README show.
@@ -35,6 +37,13 @@ const fn or_file(name: &'static str, default: &'static str, meaning: &'static st
 /// Every variable that is read; an empty one counts as unset.
 pub const VARIABLES: &[Variable] = &[
     or_file("API_KEY", "required", "the key that requests must bring; `openssl rand -hex 32` makes one"),
+    or_file("API_KEY_STATUS", "–", "another key, which only reads the status"),
+    or_file("ACCESS_<NAME>_KEY", "–", "another key, for what its list allows; any number of them"),
+    variable(
+        "ACCESS_<NAME>_ALLOW",
+        "–",
+        "that list, such as status,on: of status, on, off, force-off, cycle, reset",
+    ),
     variable("BMC_HOST", "required", "name or address of the BMC, IPv6 too"),
     or_file("BMC_USER", "required", "user on the BMC, at most 16 bytes"),
     or_file("BMC_PASSWORD", "required", "that user's password, at most 20 bytes"),
@@ -45,8 +54,13 @@ pub const VARIABLES: &[Variable] = &[
     variable("IPMITOOL_ARGS", "–", "more arguments for it: -o -A -l -t -b -T -B, each with its value"),
     variable("LISTEN_ADDR", "127.0.0.1:8080", "address and port to listen on"),
     variable("REQUEST_TIMEOUT", "9", "seconds from a request to its reply, 7 to 120"),
+    variable(
+        "POWER_COOLDOWN",
+        "120",
+        "seconds after a cycle or reset in which there is no other, 0 to 3600; 0 turns it off",
+    ),
     variable("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
-    variable("STATE_DIR", "–", "folder for the locks that CGI processes share"),
+    variable("STATE_DIR", "–", "folder for what must outlive a restart, and for the locks of CGI processes"),
     variable(
         "IPMI_SIDECAR_ENV",
         "–",
@@ -59,6 +73,12 @@ const REQUEST_TIMEOUT: &str = "9";
 
 /// A change needs 5 s of them to start; after two minutes every known client and proxy has hung up.
 const REQUEST_TIMEOUTS: RangeInclusive<u64> = 7..=120;
+
+/// A server takes a minute or two to start: to reset it meanwhile is never what somebody wants.
+const POWER_COOLDOWN: &str = "120";
+
+/// Longer, and somebody mistook the unit.
+const POWER_COOLDOWNS: RangeInclusive<u64> = 0..=3600;
 
 /// A key shorter than this can be guessed, given time.
 const SHORT_KEY: usize = 16;
@@ -82,6 +102,8 @@ pub struct Config {
     pub bmc: Bmc,
     pub listen: SocketAddr,
     pub request_timeout: Duration,
+    /// In seconds.
+    pub cooldown: u64,
     pub log_level: LevelFilter,
     pub state_dir: Option<PathBuf>,
     /// What is not wrong, but worth saying once the log is open.
@@ -104,10 +126,10 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 impl Config {
     /// # Errors
     /// All that is wrong, in the order of `VARIABLES`.
-    pub fn read(lookup: Lookup) -> Result<Self, Vec<StartupError>> {
+    pub fn read(lookup: Lookup, names: impl Iterator<Item = String>) -> Result<Self, Vec<StartupError>> {
         let mut reader = Reader::new(lookup)?;
         // All are read before one is missed.
-        let api_key = reader.credential("API_KEY", check_key);
+        let keys = reader.keys(names);
         let host = reader.required("BMC_HOST").and_then(|text| reader.parse("BMC_HOST", &text, host));
         let user = reader.credential("BMC_USER", check_user);
         let password = reader.credential("BMC_PASSWORD", check_password);
@@ -118,19 +140,15 @@ impl Config {
         let extra = reader.extra();
         let listen = reader.listen();
         let request_timeout = reader.or_default("REQUEST_TIMEOUT", REQUEST_TIMEOUT, request_timeout);
+        let cooldown = reader.or_default("POWER_COOLDOWN", POWER_COOLDOWN, cooldown);
         let log_level = reader.or_default("RUST_LOG", "info", log_level);
         let state_dir = reader.or_default("STATE_DIR", "", state_dir);
 
-        if api_key.as_ref().is_some_and(|key| key.current().expose().len() < SHORT_KEY) {
-            reader
-                .warn(format!("API_KEY has fewer than {SHORT_KEY} characters and can be guessed: {NEW_KEY}"));
-        }
         if cipher_suite == Some(CipherSuite::NONE) {
             reader.warn("BMC_CIPHER_SUITE is 0: the BMC then takes any password; use 3 or 17".to_owned());
         }
         let Reader { errors, warnings, .. } = reader;
         let config = || {
-            let keys = Keys { api_key: api_key? };
             let bmc = Bmc {
                 program: program?,
                 host: host?,
@@ -146,12 +164,14 @@ impl Config {
                 bmc,
                 listen: listen?,
                 request_timeout: request_timeout?,
+                cooldown: cooldown?,
                 log_level: log_level?,
                 state_dir: state_dir?,
                 warnings,
             })
         };
-        config().ok_or(errors)
+        // A wrong key among others leaves its error behind, and nothing missing.
+        config().filter(|_| errors.is_empty()).ok_or(errors)
     }
 
     /// `LISTEN_ADDR` alone: a health check needs nothing else.
@@ -222,17 +242,70 @@ impl<'a> Reader<'a> {
 
     /// A value that may come from a file, and that no message repeats.
     fn credential(&mut self, name: &str, check: Check) -> Option<Credential> {
+        self.given(name, check)?
+            .or_else(|| self.wrong(format!("{name} is not set: it is required, as {name} or {name}_FILE")))
+    }
+
+    /// The same, where it may be missing.
+    #[allow(clippy::option_option)] // unset is no error here
+    fn given(&mut self, name: &str, check: Check) -> Option<Option<Credential>> {
         let file_name = format!("{name}_FILE");
         let (value, file) = (self.text(name)?, self.text(&file_name)?);
-        match (&value[..], &file[..]) {
-            ("", "") => self.wrong(format!("{name} is not set: it is required, as {name} or {file_name}")),
-            (_, "") => Credential::fixed(name, &value, check)
-                .or_else(|cause| self.wrong(format!("{name}: {cause}")).ok_or(()))
-                .ok(),
+        let credential = match (&value[..], &file[..]) {
+            ("", "") => return Some(None),
+            (_, "") => Credential::fixed(name, &value, check).map_err(|cause| format!("{name}: {cause}")),
             ("", _) => Credential::file(name, Path::new(&file), check)
-                .or_else(|cause| self.wrong(format!("{file_name} is {file:?}: {cause}")).ok_or(()))
-                .ok(),
-            _ => self.wrong(format!("{name} and {file_name} are both set: expected one of them")),
+                .map_err(|cause| format!("{file_name} is {file:?}: {cause}")),
+            _ => Err(format!("{name} and {file_name} are both set: expected one of them")),
+        };
+        credential.map(Some).or_else(|error| self.wrong(error).ok_or(())).ok()
+    }
+
+    /// Every key, with what it allows.
+    fn keys(&mut self, names: impl Iterator<Item = String>) -> Keys {
+        let names: BTreeSet<_> = names.chain(self.file.keys().cloned()).collect();
+        let mut keys = Vec::new();
+        let mut add = |name: &str, credential, allows: &[Command]| {
+            keys.push(Key { name: name.into(), credential, allows: allows.to_vec() });
+        };
+        if let Some(credential) = self.credential("API_KEY", check_key) {
+            add("API_KEY", credential, &Command::ALL);
+        }
+        if let Some(Some(credential)) = self.given("API_KEY_STATUS", check_key) {
+            add("API_KEY_STATUS", credential, &[Command::Read(Read::PowerStatus)]);
+        }
+        for name in names.iter().filter_map(|name| access_name(name)).collect::<BTreeSet<_>>() {
+            let (key, list) = (format!("ACCESS_{name}_KEY"), format!("ACCESS_{name}_ALLOW"));
+            let (credential, words) = (self.given(&key, check_key), self.text(&list));
+            match (credential, words.as_deref()) {
+                (Some(Some(_)), Some("")) => {
+                    self.wrong(format!("{list} is not set: it must say what {key} allows, such as status,on"))
+                }
+                (Some(None), Some(words)) if !words.is_empty() => {
+                    self.wrong(format!("{key} is not set: {list} says what it would allow"))
+                }
+                (Some(Some(credential)), Some(words)) => {
+                    self.parse(&list, words, commands).map(|allows| add(&key, credential, &allows))
+                }
+                _ => None,
+            };
+        }
+        self.judge(&keys);
+        Keys(keys)
+    }
+
+    fn judge(&mut self, keys: &[Key]) {
+        for (index, key) in keys.iter().enumerate() {
+            let (name, value) = (&key.name, key.credential.current());
+            if value.expose().len() < SHORT_KEY {
+                self.warn(format!(
+                    "{name} has fewer than {SHORT_KEY} characters and can be guessed: {NEW_KEY}"
+                ));
+            }
+            let is_equal = |other: &&Key| other.credential.current().matches(value.expose().as_bytes());
+            if let Some(Key { name: other, .. }) = keys[..index].iter().find(is_equal) {
+                self.wrong::<()>(format!("{name} is the same key as {other}: {NEW_KEY}"));
+            }
         }
     }
 
@@ -305,6 +378,22 @@ fn variables(text: &str) -> Result<BTreeMap<String, String>, String> {
     Ok(all)
 }
 
+/// The NAME of `ACCESS_<NAME>_KEY`, `ACCESS_<NAME>_KEY_FILE` and `ACCESS_<NAME>_ALLOW`.
+fn access_name(variable: &str) -> Option<&str> {
+    let rest = variable.strip_prefix("ACCESS_")?;
+    let name = ["_KEY", "_KEY_FILE", "_ALLOW"].into_iter().find_map(|end| rest.strip_suffix(end))?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Commands by the last words of their paths.
+fn commands(list: &str) -> Result<Vec<Command>, String> {
+    let by_word = |word: &str| Command::ALL.into_iter().find(|command| route::word(*command) == word);
+    list.split(',').map(|word| by_word(word.trim())).collect::<Option<_>>().ok_or_else(|| {
+        let words = Command::ALL.map(route::word).join(", ");
+        format!("expected some of {words}, with commas between them")
+    })
+}
+
 fn check_key(key: &str) -> Result<(), String> {
     let lower = key.to_ascii_lowercase();
     if PLACEHOLDERS.iter().any(|placeholder| lower.starts_with(placeholder)) {
@@ -352,6 +441,12 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| format!("expected whole seconds from {least} to {most}"))
 }
 
+fn cooldown(text: &str) -> Result<u64, String> {
+    let (least, most) = (POWER_COOLDOWNS.start(), POWER_COOLDOWNS.end());
+    let seconds = text.parse().ok().filter(|seconds| POWER_COOLDOWNS.contains(seconds));
+    seconds.ok_or_else(|| format!("expected whole seconds from {least} to {most}"))
+}
+
 fn state_dir(text: &str) -> Result<Option<PathBuf>, String> {
     match text {
         "" => Ok(None),
@@ -381,7 +476,8 @@ mod tests {
             let all = changes.iter().chain(GOOD);
             all.into_iter().find(|(own, _)| *own == name).map(|(_, value)| OsString::from(value))
         };
-        Config::read(&lookup).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+        let names = changes.iter().chain(GOOD).map(|(name, _)| (*name).to_owned());
+        Config::read(&lookup, names).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -392,6 +488,7 @@ mod tests {
         assert_eq!(config.bmc.cipher_suite, CipherSuite::parse(of("BMC_CIPHER_SUITE")).unwrap());
         assert_eq!(config.listen.to_string(), of("LISTEN_ADDR"));
         assert_eq!(config.request_timeout.as_secs().to_string(), of("REQUEST_TIMEOUT"));
+        assert_eq!(config.cooldown.to_string(), of("POWER_COOLDOWN"));
         assert_eq!(config.log_level.as_str().to_lowercase(), of("RUST_LOG"));
         assert_eq!(config.warnings, [""; 0]);
     }
@@ -399,7 +496,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_named_at_once() {
         let lookup = |name: &str| (name == "IPMITOOL").then(|| OsString::from("/no/such"));
-        let errors = Config::read(&lookup).unwrap_err();
+        let errors = Config::read(&lookup, std::iter::empty()).unwrap_err();
         let named: Vec<_> = errors.iter().map(|error| error.0.split(' ').next().unwrap()).collect();
         assert_eq!(named, ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD", "IPMITOOL"]);
     }
@@ -419,6 +516,7 @@ mod tests {
                 "BMC_CIPHER_SUITE is \"three\": expected a number such as 3 or 17, or auto",
             ),
             ("BMC_PORT", "0", "BMC_PORT is \"0\": expected a UDP port from 1 to 65535"),
+            ("POWER_COOLDOWN", "2m", "POWER_COOLDOWN is \"2m\": expected whole seconds from 0 to 3600"),
             ("REQUEST_TIMEOUT", "6", "REQUEST_TIMEOUT is \"6\": expected whole seconds from 7 to 120"),
             ("RUST_LOG", "loud", "RUST_LOG is \"loud\": expected off, error, warn, info, debug or trace"),
         ] {
@@ -457,9 +555,68 @@ mod tests {
     }
 
     #[test]
+    fn each_key_allows_what_its_list_says() {
+        let config = read(&[
+            ("API_KEY_STATUS", "status-key-0123456789"),
+            ("ACCESS_ALERTS_KEY", "alerts-key-0123456789"),
+            ("ACCESS_ALERTS_ALLOW", "status, cycle"),
+            ("ACCESS_NONE_KEY", ""),
+            ("ACCESS_NONE_ALLOW", ""),
+            ("ACCESS_KEY", "not one of ours"),
+        ])
+        .unwrap();
+        let keys = config.keys.0.iter();
+        let listed: Vec<_> = keys
+            .map(|key| {
+                (&*key.name, key.allows.iter().map(|command| command.name()).collect::<Vec<_>>().join(", "))
+            })
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                ("API_KEY", Command::ALL.map(Command::name).join(", ")),
+                ("API_KEY_STATUS", "power status".to_owned()),
+                ("ACCESS_ALERTS_KEY", "power status, power cycle".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_that_say_too_little_or_the_same_stop_the_start() {
+        let (name, key) = ("ACCESS_X_KEY", "0123456789abcdefg");
+        let words = "status, on, off, force-off, cycle, reset";
+        for (variables, expected) in [
+            (
+                &[(name, key)][..],
+                "ACCESS_X_ALLOW is not set: it must say what ACCESS_X_KEY allows, such as status,on"
+                    .to_owned(),
+            ),
+            (
+                &[("ACCESS_X_ALLOW", "on")],
+                "ACCESS_X_KEY is not set: ACCESS_X_ALLOW says what it would allow".to_owned(),
+            ),
+            (
+                &[(name, key), ("ACCESS_X_ALLOW", "on,soft")],
+                format!("ACCESS_X_ALLOW is \"on,soft\": expected some of {words}, with commas between them"),
+            ),
+            (
+                &[("API_KEY_STATUS", GOOD[0].1)],
+                format!("API_KEY_STATUS is the same key as API_KEY: {NEW_KEY}"),
+            ),
+            (
+                &[("API_KEY_STATUS", key), (name, key), ("ACCESS_X_ALLOW", "on")],
+                format!("ACCESS_X_KEY is the same key as API_KEY_STATUS: {NEW_KEY}"),
+            ),
+        ] {
+            assert_eq!(read(variables).unwrap_err(), [expected]);
+        }
+    }
+
+    #[test]
     fn what_is_risky_is_warned_of() {
         for (name, value, word) in [
             ("API_KEY", "short", "guessed"),
+            ("API_KEY_STATUS", "brief", "guessed"),
             ("BMC_CIPHER_SUITE", "0", "any password"),
             ("BMC_PORT", "tcp://10.0.0.1:80", "enableServiceLinks"),
         ] {

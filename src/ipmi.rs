@@ -38,6 +38,15 @@ pub enum Power {
 }
 
 impl Command {
+    pub const ALL: [Self; 6] = [
+        Self::Read(Read::PowerStatus),
+        Self::Change(Change::PowerOn),
+        Self::Change(Change::PowerSoft),
+        Self::Change(Change::PowerOff),
+        Self::Change(Change::PowerCycle),
+        Self::Change(Change::PowerReset),
+    ];
+
     /// The command as `ipmitool` takes it, and as replies name it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -57,6 +66,14 @@ impl Command {
 }
 
 impl Change {
+    pub const ALL: [Self; 5] =
+        [Self::PowerOn, Self::PowerSoft, Self::PowerOff, Self::PowerCycle, Self::PowerReset];
+
+    /// A second one in a row meets a server that is just starting; the others find done what they ask for.
+    pub const fn restarts(self) -> bool {
+        matches!(self, Self::PowerCycle | Self::PowerReset)
+    }
+
     /// The line that `ipmitool` prints once the BMC has acknowledged the change.
     pub const fn success_line(self) -> &'static str {
         match self {

@@ -452,7 +452,7 @@ fn last_words(said: &str, end: &End) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Keys;
+    use crate::auth::{Key, Keys};
     use crate::http::Head;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -776,7 +776,7 @@ mod tests {
                 extra,
             };
             let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
-            let authorised = Keys { api_key: fixed("k") }.authorise(&head, command).unwrap();
+            let authorised = Keys(vec![Key { name: "k".into(), credential: fixed("k"), allows: vec![command] }]).authorise(&head, command).unwrap();
             let arguments = bmc.invocation(&authorised, &bmc.login()).arguments;
             let (options, free) = as_ipmitool_reads(&arguments);
             prop_assert_eq!(free.join(" "), command.name());

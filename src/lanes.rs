@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use log::{Level, info, log};
+use log::{Level, debug, info, log};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
@@ -106,15 +106,21 @@ struct Lane {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Job>,
-    running: bool,
+    running: Option<Job>,
     closed: bool,
 }
 
 /// A command and all who wait for it; its deadline is that of the first.
 #[derive(Debug)]
 struct Job {
-    admitted: Admitted,
+    admitted: Arc<Admitted>,
     clients: Vec<ClientId>,
+}
+
+impl Job {
+    fn of(client: ClientId, admitted: Admitted) -> Self {
+        Self { admitted: Arc::new(admitted), clients: vec![client] }
+    }
 }
 
 impl Lane {
@@ -127,19 +133,25 @@ impl Lane {
         let mut state = self.state();
         match state.waiting.iter_mut().find(|job| job.admitted.command() == admitted.command()) {
             Some(job) => job.clients.push(client),
-            None => state.waiting.push_back(Job { admitted, clients: vec![client] }),
+            None => state.waiting.push_back(Job::of(client, admitted)),
         }
         self.changed.notify_one();
     }
 
-    /// Queues behind all that came before.
+    /// Queues behind all that came before, unless the same delivery is among that: then it waits for its answer.
     fn append(&self, client: ClientId, admitted: Admitted) -> Result<(), Problem> {
         let mut state = self.state();
+        let State { waiting, running, .. } = &mut *state;
+        if let Some(job) = running.iter_mut().chain(waiting).find(|job| admitted.repeats(&job.admitted)) {
+            debug!("{admitted} waits for the same delivery");
+            job.clients.push(client);
+            return Ok(());
+        }
         if state.waiting.len() >= MAX_CHANGES {
             return Err(Problem::Busy("too many changes are waiting"));
         }
         info!("{admitted} accepted");
-        state.waiting.push_back(Job { admitted, clients: vec![client] });
+        state.waiting.push_back(Job::of(client, admitted));
         self.changed.notify_one();
         Ok(())
     }
@@ -164,7 +176,7 @@ impl Lane {
 
     fn is_idle(&self) -> bool {
         let state = self.state();
-        !state.running && state.waiting.is_empty()
+        state.running.is_none() && state.waiting.is_empty()
     }
 
     fn close(&self) {
@@ -173,12 +185,11 @@ impl Lane {
     }
 
     /// The next command, as soon as there is one; `None` once the lane is closed and empty.
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<Arc<Admitted>> {
         let mut state = self.state();
         loop {
             if let Some(job) = state.waiting.pop_front() {
-                state.running = true;
-                return Some(job);
+                return Some(state.running.insert(job).admitted.clone());
             }
             if state.closed {
                 return None;
@@ -188,13 +199,13 @@ impl Lane {
     }
 
     fn work(&self, sidecar: &Sidecar, outbox: &Outbox) {
-        while let Some(Job { admitted, clients }) = self.next() {
+        while let Some(admitted) = self.next() {
             // The sidecar's own locks survive a panic: they hold nothing half-done.
             let response = catch_unwind(AssertUnwindSafe(|| sidecar.carry_out(&admitted, None)))
                 .unwrap_or_else(|_| Problem::Panic.reply(Some(admitted.command())));
             // Before the wake-up, so that who looks then finds the lane idle.
-            self.state().running = false;
-            outbox.put(&clients, &response);
+            let done = self.state().running.take();
+            outbox.put(&done.map(|job| job.clients).unwrap_or_default(), &response);
         }
     }
 }

@@ -7,6 +7,9 @@ mod secret;
 mod http;
 mod ipmi;
 mod exec;
+mod delivery;
+mod memory;
+mod state;
 mod auth;
 mod route;
 mod ipmitool;
@@ -34,6 +37,7 @@ use crate::exec::Interrupt;
 use crate::reply::Problem;
 use crate::server::Signals;
 use crate::sidecar::Sidecar;
+use crate::state::Store;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -105,8 +109,16 @@ fn serve() -> Result<ExitCode, Exit> {
         config.listen
     )))?;
     let address = listener.local_addr().unwrap_or(config.listen);
-    info!("ipmi-sidecar {VERSION} listening on {address}, BMC {}", config.bmc);
+    let (bmc, folder) = (config.bmc.to_string(), config.state_dir.clone().unwrap_or_default());
     let sidecar = Arc::new(sidecar(config)?);
+    sidecar.remember().map_err(|error| {
+        let cause = format!(
+            "STATE_DIR is \"{}\": {error}: expected a folder that this program may write to",
+            folder.display()
+        );
+        Exit::because(EX_CONFIG, cause)
+    })?;
+    info!("ipmi-sidecar {VERSION} listening on {address}, BMC {bmc}");
     let cut_short = server::serve(listener, &sidecar, &signals).map_err(system("serving".to_owned()))?;
     info!("stopped");
     // As a shell reports a program that a signal ended.
@@ -115,7 +127,8 @@ fn serve() -> Result<ExitCode, Exit> {
 
 /// Reads the configuration and opens the log, for which it has warnings.
 fn configure() -> Result<Config, Exit> {
-    let config = Config::read(&environment)?;
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let config = Config::read(&environment, names)?;
     logging::start(config.log_level);
     for warning in &config.warnings {
         warn!("{warning}");
@@ -125,7 +138,8 @@ fn configure() -> Result<Config, Exit> {
 
 fn sidecar(config: Config) -> Result<Sidecar, Exit> {
     let interrupt = Interrupt::new().map_err(system("making an eventfd".to_owned()))?;
-    Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, interrupt))
+    let store = Store::new(config.state_dir.as_deref());
+    Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, config.cooldown, store, interrupt))
 }
 
 /// One request, by the variables of a web server.
@@ -200,7 +214,7 @@ fn help() -> String {
     for variable in VARIABLES {
         let mark = if variable.from_file { '*' } else { ' ' };
         let (name, default, meaning) = (variable.name, variable.default, variable.meaning);
-        let _ = writeln!(text, "  {name:<16}{mark} {meaning} [{default}]"); // writing to a String cannot fail
+        let _ = writeln!(text, "  {name:<19}{mark} {meaning} [{default}]"); // writing to a String cannot fail
     }
     text.push_str(
         "\nExit codes: 0 done, 1 failed, 64 wrong arguments, 71 system error, 78 wrong configuration\n",

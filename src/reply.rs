@@ -1,14 +1,17 @@
-//! Every reply: an `Answer` or a `Problem` as a `Response`, by one table of failures. The only JSON is here.
+//! Every reply: an `Answer` or a `Problem` as a `Response`, by one table of failures.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::auth::Refusal;
+use crate::delivery::Skip;
 use crate::http::{HeadError, Response, StatusCode};
-use crate::ipmi::{Command, Read};
+use crate::ipmi::{Change, Command, Read};
 use crate::ipmitool::{Answer, Failure};
-use crate::route::NoRoute;
+use crate::memory::Stored;
+use crate::route::{self, NoRoute};
 
 /// Every way in which a request can fail, as the part of the house that found it says so.
 #[derive(Debug)]
@@ -21,6 +24,14 @@ pub enum Problem {
     Refusal(Refusal),
     /// Not started, and what is in its way.
     Busy(&'static str),
+    /// The delivery's id was given to this change.
+    IdReused(Change),
+    /// So many seconds after that change; and so many are to come.
+    TooSoon {
+        last: Change,
+        ago: u64,
+        wait: u64,
+    },
     Run(Failure),
     /// It failed like this a moment ago and was not tried again; it will be after this time.
     Remembered(Failure, Duration),
@@ -58,7 +69,9 @@ enum Code {
     MethodNotAllowed,
     RequestTimeout,
     BmcRefused,
+    Cooldown,
     BodyTooLarge,
+    DeliveryIdReused,
     HeadTooLarge,
     Internal,
     IpmitoolMissing,
@@ -75,6 +88,7 @@ enum Code {
     OutcomeUnknown,
 }
 
+#[derive(Clone, Copy)]
 struct Row {
     code: Code,
     status: u16,
@@ -83,39 +97,54 @@ struct Row {
     what: &'static str,
     /// What to do about it.
     remedy: &'static str,
+    /// Whether the same request may follow by itself, as senders of webhooks do it: nothing was sent to the BMC.
+    repeatable: bool,
 }
 
 const fn row(code: Code, status: u16, name: &'static str, what: &'static str, remedy: &'static str) -> Row {
-    Row { code, status, name, what, remedy }
+    Row { code, status, name, what, remedy, repeatable: true }
+}
+
+/// The same of a failure after which only a person should try again.
+const fn once(row: Row) -> Row {
+    Row { repeatable: false, ..row }
 }
 
 /// The failure table, as the README shows it.
 const FAILURES: &[Row] = &[
     row(Code::BadRequest, 400, "bad_request", "Bad request", ""),
     row(Code::Unauthorized, 401, "unauthorized", "Invalid or missing API key", ""),
-    row(
-        Code::Forbidden,
-        403,
-        "forbidden",
-        "A web page of another site may not change power",
-        "Send the request from a program, or from a page of the same origin",
-    ),
+    row(Code::Forbidden, 403, "forbidden", "Not allowed", ""),
     row(Code::NotFound, 404, "not_found", "Endpoint not found", ""),
     row(Code::MethodNotAllowed, 405, "method_not_allowed", "Method not allowed", ""),
     row(Code::RequestTimeout, 408, "request_timeout", "The request was not complete within 5 s", ""),
-    row(
+    once(row(
         Code::BmcRefused,
         409,
         "bmc_refused",
         "The BMC refused the command",
         "Read the power status: a server that is off cannot be cycled or reset, and some BMCs lack a command",
-    ),
+    )),
+    once(row(
+        Code::Cooldown,
+        409,
+        "cooldown",
+        "Not sent, since the server was restarted a moment ago",
+        "Give it time to start; POWER_COOLDOWN sets how much",
+    )),
     row(
         Code::BodyTooLarge,
         413,
         "body_too_large",
         "The body has more than 64 KiB",
         "Send a smaller one, or none",
+    ),
+    row(
+        Code::DeliveryIdReused,
+        422,
+        "delivery_id_reused",
+        "Not sent, since its delivery id belongs to another command",
+        "Give each delivery an id of its own",
     ),
     row(
         Code::HeadTooLarge,
@@ -183,13 +212,13 @@ const FAILURES: &[Row] = &[
         "The BMC is busy",
         "Try again in a minute; a BMC has about four sessions, so stop what else polls it",
     ),
-    row(
+    once(row(
         Code::BmcError,
         502,
         "bmc_error",
         "The BMC or ipmitool reported an error",
         "Read the power status, then try again; the log has ipmitool's own words",
-    ),
+    )),
     row(Code::Busy, 503, "busy", "Not sent", "Try again in a few seconds"),
     row(
         Code::BmcTimeout,
@@ -198,13 +227,13 @@ const FAILURES: &[Row] = &[
         "The BMC did not finish in time; nothing was changed",
         "Try again; a BMC that is always this slow needs a larger REQUEST_TIMEOUT",
     ),
-    row(
+    once(row(
         Code::OutcomeUnknown,
         504,
         "outcome_unknown",
         "The change was sent but never confirmed, so it may have happened",
         "Read the power status; do not just repeat the request",
-    ),
+    )),
 ];
 
 /// Each code finds its row by its number.
@@ -227,7 +256,9 @@ impl Problem {
             Self::NoRoute(NoRoute::UnknownPath) => Code::NotFound,
             Self::NoRoute(NoRoute::WrongMethod { .. }) => Code::MethodNotAllowed,
             Self::Refusal(Refusal::NoValidKey) => Code::Unauthorized,
-            Self::Refusal(Refusal::CrossSite) => Code::Forbidden,
+            Self::Refusal(Refusal::CrossSite | Refusal::NotAllowed { .. }) => Code::Forbidden,
+            Self::IdReused(_) => Code::DeliveryIdReused,
+            Self::TooSoon { .. } => Code::Cooldown,
             Self::Busy(_) => Code::Busy,
             Self::Panic => Code::Internal,
             Self::Misconfigured => Code::Misconfigured,
@@ -249,11 +280,24 @@ impl Problem {
     }
 
     /// What is particular about this one.
-    fn detail(&self) -> Option<&str> {
+    fn detail(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Head(HeadError::Malformed(detail)) | Self::Busy(detail) => Some(detail),
-            Self::NoRoute(NoRoute::WrongMethod { allow }) => Some(allow),
-            Self::Run(failure) | Self::Remembered(failure, _) => failure.detail(),
+            Self::Head(HeadError::Malformed(detail)) | Self::Busy(detail) => Some((*detail).into()),
+            Self::NoRoute(NoRoute::WrongMethod { allow }) => Some((*allow).into()),
+            Self::Refusal(Refusal::CrossSite) => Some(
+                "a web page of another site may not change power. Send the request from a program, or from a page of \
+                 the same origin"
+                    .into(),
+            ),
+            Self::Refusal(Refusal::NotAllowed { may }) => {
+                let words: Vec<_> = may.iter().map(|command| route::word(*command)).collect();
+                Some(format!("this key is only for {}. Use one that allows it", words.join(", ")).into())
+            }
+            Self::IdReused(change) => Some(Command::Change(*change).name().into()),
+            Self::TooSoon { last, ago, .. } => {
+                Some(format!("{} {ago} s ago", Command::Change(*last).name()).into())
+            }
+            Self::Run(failure) | Self::Remembered(failure, _) => failure.detail().map(Cow::Borrowed),
             _ => None,
         }
     }
@@ -283,6 +327,7 @@ impl Problem {
             }
             Self::NoRoute(NoRoute::WrongMethod { allow }) => vec![("Allow", (*allow).to_owned())],
             Self::Busy(_) => vec![("Retry-After", BUSY_RETRY_SECONDS.to_string())],
+            Self::TooSoon { wait, .. } => vec![("Retry-After", wait.to_string())],
             Self::Remembered(_, left) => vec![("Retry-After", (left.as_secs() + 1).to_string())],
             _ => Vec::new(),
         }
@@ -291,6 +336,22 @@ impl Problem {
     /// The reply, which names the command if one was chosen.
     pub fn reply(&self, command: Option<Command>) -> Response {
         let Row { status, name, .. } = FAILURES[self.code() as usize];
+        self.reply_with(status, name, command)
+    }
+
+    /// The reply to one who sends alerts. Those repeat whatever is not answered with 2xx: so what must not be repeated
+    /// is.
+    pub fn reply_to_alerts(&self, command: Command) -> Response {
+        let Row { status, name, repeatable, .. } = FAILURES[self.code() as usize];
+        self.reply_with(if repeatable { status } else { 200 }, name, Some(command))
+    }
+
+    /// Whether the same request may follow by itself: nothing was sent to the BMC.
+    pub const fn is_repeatable(&self) -> bool {
+        FAILURES[self.code() as usize].repeatable
+    }
+
+    fn reply_with(&self, status: u16, name: &str, command: Option<Command>) -> Response {
         let mut members =
             vec![("success", Value::Bool(false)), ("error", self.error().into()), ("code", name.into())];
         if let Some(command) = command {
@@ -326,6 +387,16 @@ pub fn answer(answer: Answer) -> Response {
             ("command", Command::Change(change).name().into()),
         ]),
     }
+}
+
+/// The reply to a change that nobody needs.
+pub fn skipped(skip: Skip) -> Response {
+    ok(&[("success", true.into()), ("skipped", skip.name().into())])
+}
+
+/// The reply that the same delivery had before, marked as such.
+pub fn again(Stored { status, body }: Stored) -> Response {
+    Response { status: StatusCode(status), headers: vec![("Idempotent-Replayed", "true".to_owned())], body }
 }
 
 fn ok(members: &[(&str, Value)]) -> Response {

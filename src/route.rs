@@ -60,6 +60,12 @@ pub fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
     }
 }
 
+/// The last word of a command's path: what a list of commands calls it.
+pub fn word(command: Command) -> &'static str {
+    let row = ROUTES.iter().find(|row| row.route == Route::Power(command));
+    row.map_or("", |row| &row.path["/power/".len()..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -158,8 +158,8 @@ struct Client {
 enum Stage {
     /// Sends its head.
     Head { bytes: Vec<u8>, checked: usize },
-    /// May run its command, once it has sent a body that nobody needs; so much of that is left.
-    Body { left: u64, admitted: Admitted },
+    /// May run its command, once it has sent its body; so much of that is left.
+    Body { bytes: Vec<u8>, left: u64, admitted: Admitted },
     /// A lane has its command. It may have ended its own side since that was started, and wait all the same.
     Waiting { half_closed: bool },
     /// Is sent its reply.
@@ -318,7 +318,7 @@ impl Server<'_> {
     fn advance(&mut self, id: ClientId, client: &mut Client, stage: Stage) -> Option<Stage> {
         match stage {
             Stage::Head { bytes, checked } => self.read_head(id, client, bytes, checked),
-            Stage::Body { left, admitted } => self.read_body(id, client, left, admitted),
+            Stage::Body { bytes, left, admitted } => self.read_body(id, client, bytes, left, admitted),
             Stage::Waiting { half_closed } => {
                 let goes_on = !half_closed && !self.lanes.abandon(id);
                 goes_on.then_some(Stage::Waiting { half_closed: true })
@@ -349,7 +349,7 @@ impl Server<'_> {
             Ok(Some(end)) => {
                 let (head, rest) = bytes.split_at(end);
                 match Head::parse(head, client.peer()) {
-                    Ok(head) => self.admit(id, client, &head, rest.len() as u64),
+                    Ok(head) => self.admit(id, client, &head, rest),
                     Err(error) => client.refuse(&error.into(), None),
                 }
             }
@@ -359,8 +359,8 @@ impl Server<'_> {
         }
     }
 
-    /// Decides by the head; so many bytes behind it are here already.
-    fn admit(&mut self, id: ClientId, client: &mut Client, head: &Head, rest: u64) -> Option<Stage> {
+    /// Decides by the head; these bytes behind it are here already.
+    fn admit(&mut self, id: ClientId, client: &mut Client, head: &Head, rest: &[u8]) -> Option<Stage> {
         client.is_head = head.method == Method::Head;
         // The sidecar's own locks survive a panic: they hold nothing half-done.
         let admission = catch_unwind(AssertUnwindSafe(|| self.sidecar.admit(head)));
@@ -380,15 +380,17 @@ impl Server<'_> {
         if self.clients.values().filter(|(_, stage)| stage.is_admitted()).count() >= places {
             return client.refuse(&Problem::Busy("too many requests are waiting"), command);
         }
-        let left = head.body_length.saturating_sub(rest);
+        let mut bytes = rest.to_vec();
+        bytes.truncate(usize::try_from(head.body_length).unwrap_or(usize::MAX));
+        let left = head.body_length - bytes.len() as u64;
         if left == 0 {
-            return self.submit(id, client, admitted);
+            return self.submit(id, client, admitted, &bytes);
         }
         self.make_room_for_a_body();
-        if head.expects_continue && rest == 0 {
+        if head.expects_continue && rest.is_empty() {
             client.stream.write_all(CONTINUE).ok()?; // the first bytes to it: there is room for them
         }
-        Some(Stage::Body { left, admitted })
+        Some(Stage::Body { bytes, left, admitted })
     }
 
     /// The one that has been sending its body for longest makes room: a caller that sends slowly must not keep out
@@ -412,22 +414,42 @@ impl Server<'_> {
         &mut self,
         id: ClientId,
         client: &mut Client,
+        mut bytes: Vec<u8>,
         left: u64,
         admitted: Admitted,
     ) -> Option<Stage> {
-        let left = match client.stream.read(&mut [0; MAX_HEAD]) {
+        let mut chunk = [0; MAX_HEAD];
+        let read = (&client.stream).take(left).read(&mut chunk);
+        let left = match read {
             Ok(0) => {
                 return client.refuse(&HeadError::CUT_SHORT.into(), Some(admitted.command()));
             }
-            Ok(length) => left.saturating_sub(length as u64),
+            Ok(length) => {
+                bytes.extend_from_slice(&chunk[..length]);
+                left - length as u64
+            }
             Err(error) if is_passing(&error) => left,
             Err(_) => return None,
         };
-        if left == 0 { self.submit(id, client, admitted) } else { Some(Stage::Body { left, admitted }) }
+        if left == 0 {
+            return self.submit(id, client, admitted, &bytes);
+        }
+        Some(Stage::Body { bytes, left, admitted })
     }
 
-    fn submit(&mut self, id: ClientId, client: &mut Client, admitted: Admitted) -> Option<Stage> {
+    /// Hands the command to its lane, if the body leaves one to run.
+    fn submit(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        admitted: Admitted,
+        body: &[u8],
+    ) -> Option<Stage> {
         let command = admitted.command();
+        let admitted = match admitted.with_body(body) {
+            Admission::Reply(response) => return client.reply(&response),
+            Admission::Command(admitted) => admitted,
+        };
         match self.lanes.submit(id, admitted) {
             Ok(()) => {
                 client.until = None;

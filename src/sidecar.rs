@@ -1,19 +1,24 @@
-//! The heart, in two steps: `admit` decides at once, `carry_out` runs the command and answers. The faces meet here.
+//! The heart, in three steps: `admit` decides by the head, `with_body` by the body, `carry_out` runs the command and
+//! answers. The faces meet here.
 
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use log::{Level, debug, log};
+use log::{Level, debug, error, info, log};
 
 use crate::auth::{Authorised, Keys};
+use crate::delivery::{Delivery, Skip};
 use crate::exec::{self, Interrupt};
 use crate::http::{Head, Response};
-use crate::ipmi::{Command, Read};
+use crate::ipmi::{Change, Command, Read};
 use crate::ipmitool::{self, Answer, Bmc, Failure, Login};
+use crate::memory::{Asked, Memory, Moment, Objection, Stored};
 use crate::reply::{self, Problem};
 use crate::route::{self, Route};
+use crate::state::Store;
 
 /// A change starts only while this much is left: most BMCs acknowledge one within 3 s, and one that is killed
 /// half-way has an unknown outcome.
@@ -34,7 +39,12 @@ pub struct Sidecar {
     keys: Keys,
     bmc: Bmc,
     request_timeout: Duration,
+    cooldown: u64,
     interrupt: Interrupt,
+    clock: Clock,
+    store: Store,
+    /// Read from the store when it is first needed: of a CGI program's, once the lane is its own.
+    memory: Mutex<Option<Memory>>,
     rejected: Mutex<Option<Rejected>>,
     refusals: Mutex<Repeats>,
     statuses: Mutex<Repeats>,
@@ -51,6 +61,8 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Admitted {
     authorised: Authorised,
+    /// Of a change.
+    delivery: Option<Delivery>,
     peer: String,
     received: Instant,
     deadline: Instant,
@@ -72,6 +84,87 @@ impl Admitted {
     pub const fn deadline(&self) -> Instant {
         self.deadline
     }
+
+    /// Step two: a body that is no alert's changes nothing. An alert's names the delivery better than a field does,
+    /// which may be one and the same in all that its sender posts.
+    pub fn with_body(mut self, body: &[u8]) -> Admission {
+        if matches!(self.command(), Command::Read(_)) {
+            return Admission::Command(self);
+        }
+        match Delivery::by_body(body) {
+            Ok(delivery) => {
+                self.delivery = delivery.or(self.delivery);
+                Admission::Command(self)
+            }
+            Err(skip) => {
+                info!("{self} not run: {}", skip.name());
+                Admission::Reply(reply::skipped(skip))
+            }
+        }
+    }
+
+    /// Whether it is the other one, delivered once more.
+    pub fn repeats(&self, other: &Self) -> bool {
+        let same_sender = self.authorised.key() == other.authorised.key();
+        self.delivery.is_some()
+            && self.delivery == other.delivery
+            && self.command() == other.command()
+            && same_sender
+    }
+
+    fn asked(&self, change: Change) -> Asked {
+        Asked { change, key: self.authorised.key().to_owned(), delivery: self.delivery.clone() }
+    }
+
+    fn reply(&self, problem: &Problem) -> Response {
+        match self.delivery {
+            Some(Delivery::Alerts(_)) => problem.reply_to_alerts(self.command()),
+            Some(Delivery::Named(_)) | None => problem.reply(Some(self.command())),
+        }
+    }
+}
+
+/// What came of a change.
+enum Done {
+    Now(Answer),
+    Before(Stored),
+    Skipped(Skip),
+}
+
+impl Done {
+    fn line(&self) -> &str {
+        match self {
+            Self::Now(answer) => answer.line(),
+            Self::Before(_) => "as before, since it is the same delivery",
+            Self::Skipped(skip) => skip.name(),
+        }
+    }
+
+    fn reply(self) -> Response {
+        match self {
+            Self::Now(answer) => reply::answer(answer),
+            Self::Before(stored) => reply::again(stored),
+            Self::Skipped(skip) => reply::skipped(skip),
+        }
+    }
+}
+
+/// The time of day at the start, and the time since: so that it never jumps while we run.
+#[derive(Debug)]
+struct Clock {
+    since_1970: Duration,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { since_1970, started: Instant::now() }
+    }
+
+    fn now(&self) -> Moment {
+        (self.since_1970 + self.started.elapsed()).as_secs()
+    }
 }
 
 /// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a command.
@@ -82,9 +175,38 @@ impl fmt::Display for Admitted {
 }
 
 impl Sidecar {
-    pub fn new(keys: Keys, bmc: Bmc, request_timeout: Duration, interrupt: Interrupt) -> Self {
-        let (rejected, refusals, statuses) = Default::default();
-        Self { keys, bmc, request_timeout, interrupt, rejected, refusals, statuses }
+    /// `cooldown` is in seconds.
+    pub fn new(
+        keys: Keys,
+        bmc: Bmc,
+        request_timeout: Duration,
+        cooldown: u64,
+        store: Store,
+        interrupt: Interrupt,
+    ) -> Self {
+        let (memory, rejected, refusals, statuses) = Default::default();
+        let clock = Clock::start();
+        Self {
+            keys,
+            bmc,
+            request_timeout,
+            cooldown,
+            interrupt,
+            clock,
+            store,
+            memory,
+            rejected,
+            refusals,
+            statuses,
+        }
+    }
+
+    /// Recalls what was attempted before, and makes sure that more can be noted.
+    ///
+    /// # Errors
+    /// Why the store does not take it.
+    pub fn remember(&self) -> io::Result<()> {
+        self.with_memory(|memory, _| self.store.save(memory))
     }
 
     /// Step one, which takes microseconds.
@@ -104,7 +226,10 @@ impl Sidecar {
 
     fn authorise(&self, head: &Head, command: Command) -> Admission {
         match self.keys.authorise(head, command) {
-            Ok(authorised) => Admission::Command(self.accept(authorised, head.peer.clone())),
+            Ok(authorised) => match delivery_of(head, command) {
+                Ok(delivery) => Admission::Command(self.begin(authorised, delivery, head.peer.clone())),
+                Err(problem) => Admission::Reply(problem.reply(Some(command))),
+            },
             Err(refusal) => {
                 let problem = Problem::from(refusal);
                 let level = locked(&self.refusals).level_of(&problem);
@@ -114,16 +239,19 @@ impl Sidecar {
         }
     }
 
-    fn accept(&self, authorised: Authorised, peer: String) -> Admitted {
+    fn begin(&self, authorised: Authorised, delivery: Option<Delivery>, peer: String) -> Admitted {
         let received = Instant::now();
-        Admitted { authorised, peer, received, deadline: received + self.request_timeout }
+        Admitted { authorised, delivery, peer, received, deadline: received + self.request_timeout }
     }
 
-    /// Step two: runs the command and answers, by its deadline at the latest. Blocks. Where the lane is a locked file,
+    /// Step three: runs the command and answers, by its deadline at the latest. Blocks. Where the lane is a locked file,
     /// the run holds it as well.
     pub fn carry_out(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Response {
         let command = admitted.command();
-        let result = self.attempt(admitted, lane);
+        let result = match command {
+            Command::Read(_) => self.attempt(admitted, lane).map(Done::Now),
+            Command::Change(change) => self.attempt_once(change, admitted, lane),
+        };
         let level = match (command, &result) {
             (Command::Change(_), Ok(_)) => Level::Info,
             (Command::Change(_), Err(_)) => Level::Warn,
@@ -131,11 +259,60 @@ impl Sidecar {
             (Command::Read(_), Err(problem)) => locked(&self.statuses).level_of(problem),
         };
         let (said, response) = match result {
-            Ok(answer) => (answer.line().to_owned(), reply::answer(answer)),
-            Err(problem) => (problem.explain(), problem.reply(Some(command))),
+            Ok(done) => (done.line().to_owned(), done.reply()),
+            Err(problem) => (problem.explain(), admitted.reply(&problem)),
         };
         log!(level, "{admitted} answered after {} ms: {said}", admitted.received.elapsed().as_millis());
         response
+    }
+
+    /// The change, unless it was made before. What is sent is noted before it is, so that an end at the worst moment
+    /// does not lead to a second one.
+    fn attempt_once(
+        &self,
+        change: Change,
+        admitted: &Admitted,
+        lane: Option<OwnedFd>,
+    ) -> Result<Done, Problem> {
+        let asked = admitted.asked(change);
+        let objection = self.with_memory(|memory, now| memory.objection(&asked, now, self.cooldown));
+        match objection {
+            Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
+            Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
+            Some(Objection::Unfinished) => return Err(Problem::Run(Failure::OutcomeUnknown)),
+            Some(Objection::NameTaken(other)) => return Err(Problem::IdReused(other)),
+            Some(Objection::TooSoon { last, ago, wait }) => return Err(Problem::TooSoon { last, ago, wait }),
+            None => {}
+        }
+        if !asked.is_memorable() {
+            return self.attempt(admitted, lane).map(Done::Now);
+        }
+        self.note(|memory, now| memory.begin(asked, now));
+        let result = self.attempt(admitted, lane);
+        let stored = |response: Response| Stored { status: response.status.0, body: response.body };
+        let reply = match &result {
+            Ok(answer) => Some(stored(reply::answer(*answer))),
+            Err(problem) if problem.is_repeatable() => None,
+            Err(problem) => Some(stored(admitted.reply(problem))),
+        };
+        self.note(|memory, _| memory.end(reply));
+        result.map(Done::Now)
+    }
+
+    fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> T) -> T {
+        let now = self.clock.now();
+        of(locked(&self.memory).get_or_insert_with(|| self.store.load(now)), now)
+    }
+
+    /// Changes the memory, and keeps it. A disk that is full stops no change: it is still in our own mind.
+    fn note(&self, change: impl FnOnce(&mut Memory, Moment)) {
+        let saved = self.with_memory(|memory, now| {
+            change(memory, now);
+            self.store.save(memory)
+        });
+        if let Err(cause) = saved {
+            error!("noting an attempt, as STATE_DIR says: {cause}: a restart now would forget it");
+        }
     }
 
     fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
@@ -181,13 +358,22 @@ impl Sidecar {
     /// # Errors
     /// Why it failed, explained.
     pub fn check(&self) -> Result<&'static str, String> {
-        let admitted = self.accept(Authorised::by_operator(Read::PowerStatus), "the command line".to_owned());
+        let operator = Authorised::by_operator(Read::PowerStatus);
+        let admitted = self.begin(operator, None, "the command line".to_owned());
         self.attempt(&admitted, None).map(Answer::line).map_err(|problem| problem.explain())
     }
 
     /// Ends the runs of both lanes, now and from now on.
     pub fn interrupt(&self) {
         self.interrupt.raise();
+    }
+}
+
+/// A read may be repeated as often as you like: only a change needs an id.
+fn delivery_of(head: &Head, command: Command) -> Result<Option<Delivery>, Problem> {
+    match command {
+        Command::Read(_) => Ok(None),
+        Command::Change(_) => Delivery::by_head(head).map_err(Problem::Head),
     }
 }
 
@@ -251,13 +437,14 @@ mod tests {
         ];
         let of = |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
         let lookup = |name: &str| -> Option<OsString> { of(name) };
-        let config = Config::read(&lookup).unwrap();
+        let config = Config::read(&lookup, std::iter::empty()).unwrap();
         let text = format!("GET /power/status HTTP/1.0\r\nX-API-Key: {}\r\n\r\n", SECRETS[0]);
         let head = Head::parse(text.as_bytes(), String::new()).unwrap();
         let mut printed = vec![format!("{config:?}"), format!("{head:?}")];
 
         let interrupt = Interrupt::new().unwrap();
-        let sidecar = Sidecar::new(config.keys, config.bmc, config.request_timeout, interrupt);
+        let (timeout, store) = (config.request_timeout, Store::new(None));
+        let sidecar = Sidecar::new(config.keys, config.bmc, timeout, config.cooldown, store, interrupt);
         let login = sidecar.bmc.login();
         let rejected = Rejected { login, failure: Failure::BadPassword, until: Instant::now() };
         *locked(&sidecar.rejected) = Some(rejected);

@@ -1,0 +1,360 @@
+//! What was attempted, so that no delivery is carried out twice and no server is reset twice in a row. Pure: the clock
+//! is the caller's, and so is the file.
+
+use std::collections::VecDeque;
+
+use serde_json::{Map, Value, json};
+
+use crate::delivery::Delivery;
+use crate::ipmi::{Change, Command};
+
+/// For how long a named delivery is remembered, in seconds: retries end sooner, and a name may come again some day.
+const NAMED_FOR: u64 = 600;
+
+/// Ids and alerts that are remembered in all; the oldest are forgotten first. At most 300 KiB, and more than a house's
+/// alerts in a year.
+const MAX_NAMES: usize = 1024;
+
+/// Seconds since 1970, on a clock that never goes back while the program runs.
+pub type Moment = u64;
+
+/// Attempts in the order in which they were made.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    attempts: VecDeque<Attempt>,
+}
+
+/// A change, who asks for it, and what tells this delivery from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub change: Change,
+    /// The name of the key: what one sender calls 1 is not what another does.
+    pub key: String,
+    pub delivery: Option<Delivery>,
+}
+
+/// A change that was sent, or may have been.
+#[derive(Debug, PartialEq, Eq)]
+struct Attempt {
+    at: Moment,
+    asked: Asked,
+    reply: Option<Stored>,
+}
+
+/// A reply to give once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub status: u16,
+    pub body: String,
+}
+
+/// What there is against a change.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// This delivery was carried out and answered.
+    Answered(Stored),
+    /// This delivery was begun, and the program ended before it was done.
+    Unfinished,
+    /// All of its alerts have been acted on.
+    ActedOn,
+    /// This name was given to another change.
+    NameTaken(Change),
+    /// So many seconds after that change, and so many too early.
+    TooSoon { last: Change, ago: u64, wait: u64 },
+}
+
+impl Memory {
+    /// What there is against this change, if anything. `cooldown` is in seconds.
+    pub fn objection(&self, asked: &Asked, now: Moment, cooldown: u64) -> Option<Objection> {
+        match &asked.delivery {
+            Some(delivery @ Delivery::Named(_)) => self.named(asked, delivery, now),
+            Some(Delivery::Alerts(alerts)) => {
+                alerts.iter().all(|alert| self.was_acted_on(asked, alert)).then_some(Objection::ActedOn)
+            }
+            None => None,
+        }
+        .or_else(|| self.too_soon(asked.change, now, cooldown))
+    }
+
+    fn named(&self, asked: &Asked, delivery: &Delivery, now: Moment) -> Option<Objection> {
+        let same = |attempt: &&Attempt| {
+            attempt.asked.delivery.as_ref() == Some(delivery)
+                && attempt.asked.key == asked.key
+                && age(attempt.at, now) < NAMED_FOR
+        };
+        let Attempt { asked: before, reply, .. } = self.attempts.iter().rev().find(same)?;
+        Some(match reply {
+            _ if before.change != asked.change => Objection::NameTaken(before.change),
+            Some(reply) => Objection::Answered(reply.clone()),
+            None => Objection::Unfinished,
+        })
+    }
+
+    fn was_acted_on(&self, asked: &Asked, alert: &String) -> bool {
+        self.attempts.iter().any(|Attempt { asked: before, .. }| {
+            let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.contains(alert));
+            had && before.change == asked.change && before.key == asked.key
+        })
+    }
+
+    fn too_soon(&self, change: Change, now: Moment, cooldown: u64) -> Option<Objection> {
+        if !change.restarts() {
+            return None;
+        }
+        let last = self.attempts.iter().rev().find(|attempt| attempt.asked.change.restarts())?;
+        let ago = age(last.at, now);
+        let wait = cooldown.checked_sub(ago).filter(|&wait| wait > 0)?;
+        Some(Objection::TooSoon { last: last.asked.change, ago, wait })
+    }
+
+    /// Notes an attempt before it is made.
+    pub fn begin(&mut self, asked: Asked, now: Moment) {
+        self.attempts.push_back(Attempt { at: now, asked, reply: None });
+        let names: Vec<_> = self.attempts.iter().map(|attempt| attempt.asked.names()).collect();
+        let (mut left, mut forgotten) = (names.iter().sum::<usize>(), 0);
+        while left > MAX_NAMES && forgotten + 1 < names.len() {
+            left -= names[forgotten];
+            forgotten += 1;
+        }
+        self.attempts.drain(..forgotten);
+    }
+
+    /// How the latest attempt ended: with a reply, or with nothing sent, and then it is forgotten.
+    pub fn end(&mut self, reply: Option<Stored>) {
+        let Some(mut attempt) = self.attempts.pop_back() else { return };
+        if reply.is_some() {
+            attempt.reply = reply.filter(|_| matches!(attempt.asked.delivery, Some(Delivery::Named(_))));
+            self.attempts.push_back(attempt);
+        }
+    }
+
+    pub fn to_json(&self) -> String {
+        let attempts: Vec<_> = self.attempts.iter().map(Attempt::to_json).collect();
+        json!({ "attempts": attempts }).to_string()
+    }
+
+    /// What [`Self::to_json`] wrote, perhaps under a clock that was ahead of today's. `None` for anything else.
+    pub fn from_json(text: &str, now: Moment) -> Option<Self> {
+        let all: Value = serde_json::from_str(text).ok()?;
+        let attempts = all["attempts"].as_array()?;
+        let read: Option<_> =
+            attempts.iter().map(|attempt| Attempt::from_json(attempt.as_object()?, now)).collect();
+        Some(Self { attempts: read? })
+    }
+}
+
+const fn age(at: Moment, now: Moment) -> u64 {
+    now.saturating_sub(at)
+}
+
+impl Asked {
+    /// Whether it can matter later that it was made.
+    pub const fn is_memorable(&self) -> bool {
+        self.delivery.is_some() || self.change.restarts()
+    }
+
+    /// How much of the memory it takes.
+    fn names(&self) -> usize {
+        match &self.delivery {
+            Some(Delivery::Alerts(alerts)) => alerts.len(),
+            Some(Delivery::Named(_)) | None => 1,
+        }
+    }
+}
+
+impl Attempt {
+    fn to_json(&self) -> Value {
+        let Asked { change, key, delivery } = &self.asked;
+        let mut members = json!({ "at": self.at, "command": Command::Change(*change).name(), "key": key });
+        match delivery {
+            Some(Delivery::Named(id)) => members["id"] = json!(id),
+            Some(Delivery::Alerts(alerts)) => members["alerts"] = json!(alerts),
+            None => {}
+        }
+        if let Some(Stored { status, body }) = &self.reply {
+            members["status"] = json!(status);
+            members["body"] = json!(body);
+        }
+        members
+    }
+
+    fn from_json(members: &Map<String, Value>, now: Moment) -> Option<Self> {
+        let text = |name: &str| Some(members.get(name)?.as_str()?.to_owned());
+        let name = text("command")?;
+        let change = Change::ALL.into_iter().find(|change| Command::Change(*change).name() == name)?;
+        let delivery = match (members.get("id"), members.get("alerts")) {
+            (Some(_), None) => Some(Delivery::Named(text("id")?)),
+            (None, Some(Value::Array(alerts))) => {
+                let alerts: Option<_> = alerts.iter().map(|alert| Some(alert.as_str()?.to_owned())).collect();
+                Some(Delivery::Alerts(alerts?))
+            }
+            (None, None) => None,
+            _ => return None,
+        };
+        let reply = match members.get("status") {
+            Some(status) => Some(Stored { status: status.as_u64()?.try_into().ok()?, body: text("body")? }),
+            None => None,
+        };
+        // What seems to be to come would be too recent for as long as the clock was ahead.
+        let at = members.get("at")?.as_u64()?.min(now);
+        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, reply })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Change::{PowerCycle, PowerOn, PowerReset, PowerSoft};
+
+    const COOLDOWN: u64 = 120;
+
+    fn asked(change: Change, delivery: Option<Delivery>) -> Asked {
+        Asked { change, key: "API_KEY".to_owned(), delivery }
+    }
+
+    fn named(change: Change, id: &str) -> Asked {
+        asked(change, Some(Delivery::Named(id.to_owned())))
+    }
+
+    fn alerts(change: Change, names: &[&str]) -> Asked {
+        asked(change, Some(Delivery::Alerts(names.iter().map(|&name| name.to_owned()).collect())))
+    }
+
+    fn reply() -> Stored {
+        Stored { status: 200, body: "{}".to_owned() }
+    }
+
+    /// A memory of these, each made and answered at its moment.
+    fn memory(attempts: &[(Moment, Asked)]) -> Memory {
+        let mut memory = Memory::default();
+        for (at, asked) in attempts {
+            memory.begin(asked.clone(), *at);
+            memory.end(Some(reply()));
+        }
+        memory
+    }
+
+    #[test]
+    fn a_named_delivery_is_carried_out_once_in_ten_minutes() {
+        let memory = memory(&[(1000, named(PowerOn, "a"))]);
+        let mut stranger = named(PowerOn, "a");
+        stranger.key = "ACCESS_OTHER_KEY".to_owned();
+        for (again, now, expected) in [
+            (named(PowerOn, "a"), 1000, Some(Objection::Answered(reply()))),
+            (named(PowerOn, "a"), 1599, Some(Objection::Answered(reply()))),
+            (named(PowerOn, "a"), 1600, None),
+            (named(PowerOn, "b"), 1000, None),
+            (named(PowerSoft, "a"), 1000, Some(Objection::NameTaken(PowerOn))),
+            (stranger, 1000, None),
+            (asked(PowerOn, None), 1000, None),
+        ] {
+            assert_eq!(memory.objection(&again, now, COOLDOWN), expected, "{again:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn what_was_begun_and_never_ended_is_not_begun_again() {
+        let mut memory = Memory::default();
+        memory.begin(named(PowerCycle, "a"), 1000);
+        assert_eq!(memory.objection(&named(PowerCycle, "a"), 1001, COOLDOWN), Some(Objection::Unfinished));
+        memory.end(None);
+        assert_eq!(memory, Memory::default(), "nothing was sent");
+    }
+
+    #[test]
+    fn alerts_are_acted_on_once_however_they_are_grouped() {
+        let memory = memory(&[(1000, alerts(PowerCycle, &["a", "b"])), (2000, alerts(PowerCycle, &["c"]))]);
+        for (again, expected) in [
+            (alerts(PowerCycle, &["a", "b"]), Some(Objection::ActedOn)),
+            (alerts(PowerCycle, &["b"]), Some(Objection::ActedOn)),
+            (alerts(PowerCycle, &["a", "c"]), Some(Objection::ActedOn)),
+            (alerts(PowerCycle, &["a", "d"]), None),
+            (alerts(PowerOn, &["a"]), None),
+        ] {
+            assert_eq!(memory.objection(&again, 1_000_000, COOLDOWN), expected, "{again:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_waits_for_the_end_of_the_last_one() {
+        for last in [PowerCycle, PowerReset] {
+            let memory = memory(&[(1000, asked(last, None)), (1001, named(PowerOn, "x"))]);
+            for next in [PowerCycle, PowerReset] {
+                let too_soon = |ago| Some(Objection::TooSoon { last, ago, wait: COOLDOWN - ago });
+                assert_eq!(memory.objection(&asked(next, None), 1000, COOLDOWN), too_soon(0));
+                assert_eq!(memory.objection(&asked(next, None), 1119, COOLDOWN), too_soon(119));
+                assert_eq!(memory.objection(&asked(next, None), 1120, COOLDOWN), None);
+                assert_eq!(memory.objection(&asked(next, None), 1000, 0), None);
+            }
+            for other in [PowerOn, PowerSoft, Change::PowerOff] {
+                assert_eq!(memory.objection(&asked(other, None), 1000, COOLDOWN), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_delivery_is_answered_even_while_it_is_too_soon() {
+        let memory = memory(&[(1000, named(PowerCycle, "a")), (1001, alerts(PowerCycle, &["x"]))]);
+        let again = |asked| memory.objection(&asked, 1002, COOLDOWN);
+        assert_eq!(again(named(PowerCycle, "a")), Some(Objection::Answered(reply())));
+        assert_eq!(again(alerts(PowerCycle, &["x"])), Some(Objection::ActedOn));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_first() {
+        let mut memory = Memory::default();
+        for number in 0..=MAX_NAMES {
+            memory.begin(named(PowerOn, &number.to_string()), 1000);
+        }
+        assert_eq!(memory.attempts.len(), MAX_NAMES);
+        assert_eq!(memory.objection(&named(PowerOn, "0"), 1000, COOLDOWN), None);
+        assert_eq!(memory.objection(&named(PowerOn, "1"), 1000, COOLDOWN), Some(Objection::Unfinished));
+        // A crowd of alerts is itself remembered, if nothing else is.
+        let crowd: Vec<_> = (0..2 * MAX_NAMES).map(|number| number.to_string()).collect();
+        memory.begin(asked(PowerOn, Some(Delivery::Alerts(crowd))), 1000);
+        assert_eq!(memory.attempts.len(), 1);
+    }
+
+    #[test]
+    fn it_survives_being_written_down() {
+        let mut memory = memory(&[
+            (1000, asked(PowerReset, None)),
+            (1001, named(PowerOn, "\"a\"\u{1}")),
+            (1002, alerts(PowerCycle, &["f t", "g u"])),
+        ]);
+        memory.begin(named(PowerSoft, "b"), 1003);
+        let text = memory.to_json();
+        assert_eq!(Memory::from_json(&text, 2000).as_ref(), Some(&memory));
+        // Written under a clock that was ahead.
+        let early = Memory::from_json(&text, 900).unwrap();
+        assert!(early.attempts.iter().all(|attempt| attempt.at == 900));
+    }
+
+    #[test]
+    fn nothing_is_made_of_anything_else() {
+        let good = json!({"at": 1, "command": "power on", "key": "API_KEY", "id": "a"});
+        let with = |name: &str, value: Value| {
+            let mut bad = good.clone();
+            bad[name] = value;
+            json!({ "attempts": [bad] }).to_string()
+        };
+        assert!(Memory::from_json(&with("id", json!("b")), 5).is_some());
+        for text in [
+            String::new(),
+            "{".to_owned(),
+            "[]".to_owned(),
+            "{\"attempts\":{}}".to_owned(),
+            "{\"attempts\":[7]}".to_owned(),
+            with("at", json!("yesterday")),
+            with("command", json!("power status")),
+            with("command", json!("raw 0x0 0x2")),
+            with("key", Value::Null),
+            with("id", json!(7)),
+            with("alerts", json!(["a"])),
+            with("status", json!(70_000)),
+            with("status", json!(200)),
+        ] {
+            assert_eq!(Memory::from_json(&text, 5), None, "{text}");
+        }
+    }
+}
