@@ -11,7 +11,7 @@ pub const MAX_HEAD: usize = 8 * 1024;
 /// Twice what a browser behind two proxies sends.
 const MAX_HEADERS: usize = 64;
 
-/// A webhook's body, which is read and thrown away: Alertmanager sends about 1 KiB an alert.
+/// A webhook's body: Alertmanager sends about 1 KiB an alert.
 pub const MAX_BODY: u64 = 64 * 1024;
 
 /// Any honest client sends its request in one go; 5 s allow for a lost packet or two.

@@ -248,7 +248,10 @@ pub enum Failure {
     CipherSuite,
     Privilege,
     Busy(Said),
+    /// Before anything was sent.
     Error(Said),
+    /// The BMC's own, in answer to the command.
+    Reported(Said),
     /// Nothing was sent, or it was a read.
     TimedOut,
     /// A change was sent, or may have been, and was not confirmed.
@@ -266,6 +269,7 @@ impl Failure {
             | Self::Unreachable(said)
             | Self::Busy(said)
             | Self::Error(said)
+            | Self::Reported(said)
             | Self::Missing(said)
             | Self::NotStarted(said) => Some(said),
             Self::BadPassword
@@ -427,7 +431,7 @@ fn declined(command: Command, reason: &str) -> Failure {
         (Some(Verdict::NoPrivilege), _) => Failure::Privilege,
         (Some(Verdict::Unconfirmed), Command::Change(_)) => Failure::OutcomeUnknown,
         (Some(Verdict::Unconfirmed), Command::Read(_)) => Failure::TimedOut,
-        (None, _) => Failure::Error(shortened(reason)),
+        (None, _) => Failure::Reported(shortened(reason)),
     }
 }
 
@@ -561,8 +565,8 @@ mod tests {
             ("Invalid data field in request", Failure::Refused("Invalid data field in request".into())),
             ("Node busy", Failure::Busy("Node busy".into())),
             ("Insufficient privilege level", Failure::Privilege),
-            ("Unspecified error", Failure::Error("Unspecified error".into())),
-            ("Unknown (0x80)", Failure::Error("Unknown (0x80)".into())),
+            ("Unspecified error", Failure::Reported("Unspecified error".into())),
+            ("Unknown (0x80)", Failure::Reported("Unknown (0x80)".into())),
             ("Timeout", Failure::OutcomeUnknown),
         ] {
             let said = format!(

@@ -212,13 +212,13 @@ const FAILURES: &[Row] = &[
         "The BMC is busy",
         "Try again in a minute; a BMC has about four sessions, so stop what else polls it",
     ),
-    once(row(
+    row(
         Code::BmcError,
         502,
         "bmc_error",
         "The BMC or ipmitool reported an error",
         "Read the power status, then try again; the log has ipmitool's own words",
-    )),
+    ),
     row(Code::Busy, 503, "busy", "Not sent", "Try again in a few seconds"),
     row(
         Code::BmcTimeout,
@@ -270,7 +270,7 @@ impl Problem {
                 Failure::CipherSuite => Code::BmcCipherSuite,
                 Failure::Privilege => Code::BmcPrivilege,
                 Failure::Busy(_) => Code::BmcBusy,
-                Failure::Error(_) => Code::BmcError,
+                Failure::Error(_) | Failure::Reported(_) => Code::BmcError,
                 Failure::TimedOut => Code::BmcTimeout,
                 Failure::OutcomeUnknown => Code::OutcomeUnknown,
                 Failure::Missing(_) => Code::IpmitoolMissing,
@@ -342,13 +342,14 @@ impl Problem {
     /// The reply to one who sends alerts. Those repeat whatever is not answered with 2xx: so what must not be repeated
     /// is.
     pub fn reply_to_alerts(&self, command: Command) -> Response {
-        let Row { status, name, repeatable, .. } = FAILURES[self.code() as usize];
-        self.reply_with(if repeatable { status } else { 200 }, name, Some(command))
+        let Row { status, name, .. } = FAILURES[self.code() as usize];
+        self.reply_with(if self.is_repeatable() { status } else { 200 }, name, Some(command))
     }
 
     /// Whether the same request may follow by itself: nothing was sent to the BMC.
     pub const fn is_repeatable(&self) -> bool {
-        FAILURES[self.code() as usize].repeatable
+        // What a BMC reports in words of its own may have happened all the same.
+        FAILURES[self.code() as usize].repeatable && !matches!(self, Self::Run(Failure::Reported(_)))
     }
 
     fn reply_with(&self, status: u16, name: &str, command: Option<Command>) -> Response {

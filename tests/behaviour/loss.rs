@@ -49,7 +49,8 @@ impl Tally {
         thread::scope(|scope| {
             let lines = (0..lines).map(|seed| {
                 scope.spawn(move || {
-                    let sidecar = Sidecar::beside(SimulatedBmc::off()).over_a_line().start();
+                    let sidecar = Sidecar::beside(SimulatedBmc::off()).env("POWER_COOLDOWN", "0");
+                    let sidecar = sidecar.over_a_line().start();
                     sidecar.line_is(Line::Lossy(Loss::of(percent, seed)));
                     let mut own = Tally::default();
                     for (target, made) in CHANGES.into_iter().cycle().take(changes) {

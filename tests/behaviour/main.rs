@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
 
+mod access;
 mod cli;
+mod deliveries;
 mod failures;
 mod faults;
 mod house;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::program::cgi;
-use crate::support::{KEY, Running, Sidecar, SimulatedBmc, eventually};
-use crate::web_server::{Served, WebServer};
+use crate::support::{KEY, Running, Scratch, Sidecar, SimulatedBmc, eventually};
+use crate::web_server::{Served, WebServer, give_to_nobody};
 
 struct Ask {
     method: &'static str,
@@ -29,6 +29,10 @@ impl Ask {
         self
     }
 }
+
+const FIRING: &str = r#"{"alerts": [{"status": "firing", "fingerprint": "f", "startsAt": "t"}]}"#;
+
+const RESOLVED: &str = r#"{"alerts": [{"status": "resolved", "fingerprint": "f", "startsAt": "t"}]}"#;
 
 /// In this order, on a server that is off at first.
 fn table() -> Vec<Ask> {
@@ -70,6 +74,14 @@ fn table() -> Vec<Ask> {
         ask(200, "HEAD", "/power/status"),
         ask(405, "HEAD", "/power/on"),
         ask(401, "HEAD", "/power/status").with(&[]),
+        ask(200, "POST", "/power/on").body("{\"alerts\": []}"),
+        ask(200, "POST", "/power/on").body(RESOLVED),
+        refused(400, &[("X-API-Key", KEY), ("Idempotency-Key", "a b")]),
+        refused(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        refused(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        ask(422, "POST", "/power/off").with(&[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        ask(200, "POST", "/power/reset").body(FIRING),
+        ask(200, "POST", "/power/reset").body(FIRING),
         // The last, since it goes on in the simulator for about 3 s.
         ask(200, "POST", "/power/cycle"),
     ]
@@ -114,8 +126,13 @@ fn by_variables(running: &Running, ask: &Ask) -> (u16, Map<String, Value>) {
 /// A table of its own for each, since the BMC remembers.
 #[track_caller]
 fn answers_as_the_resident_one(face: impl FnOnce(Sidecar) -> Face) {
-    let resident = Face::Resident(Sidecar::beside(SimulatedBmc::off()).start());
-    let other = face(Sidecar::beside(SimulatedBmc::off()));
+    let states = [Scratch::new(), Scratch::new()];
+    let [resident, other] = states.each_ref().map(|state| {
+        give_to_nobody(state.path());
+        let sidecar = Sidecar::beside(SimulatedBmc::off()).env("STATE_DIR", state.path());
+        sidecar.env("POWER_COOLDOWN", "0") // the table restarts the server as it likes
+    });
+    let (resident, other) = (Face::Resident(resident.start()), face(other));
     for ask in table() {
         let Ask { method, target, headers, .. } = &ask;
         let expected = resident.reply(&ask);

@@ -66,7 +66,7 @@ fn changes_keep_the_order_in_which_they_arrived() {
     // The first waits for the last to arrive.
     let state = Scratch::new();
     let body = format!("until [ -e '{}/go' ]; do sleep 0.02; done; {DONE}", state.path().display());
-    let sidecar = Sidecar::with_fake_ipmitool(&body).start();
+    let sidecar = Sidecar::with_fake_ipmitool(&body).env("POWER_COOLDOWN", "0").start();
     let paths = ["/power/on", "/power/cycle", "/power/reset", "/power/off", "/power/force-off", "/power/on"];
     let mut begun = Vec::new();
     for path in paths {

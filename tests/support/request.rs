@@ -270,8 +270,8 @@ impl<'a> Reply<'a> {
         assert!(!self.error().is_empty(), "{body}");
         // Behind the route a command was chosen, and the reply names it. Home Assistant's sensor reads the body
         // of a status whatever went wrong.
-        let chosen =
-            [401, 403, 409, 413, 500, 502, 503, 504].contains(&status) || (status == 408 && self.had_head);
+        let chosen = [401, 403, 409, 413, 422, 500, 502, 503, 504].contains(&status)
+            || (status == 408 && self.had_head);
         let command = chosen.then(|| command_of(&self.path));
         let power_state = command.filter(|command| *command == "power status").map(|_| "unknown");
         assert_eq!(

@@ -133,7 +133,7 @@ impl Sidecar {
     }
 
     fn remember_secret(&mut self, name: &str, value: &str) {
-        if ["API_KEY", "BMC_PASSWORD"].contains(&name) {
+        if name == "BMC_PASSWORD" || name.starts_with("API_KEY") || name.ends_with("_KEY") {
             self.secrets.push(value.to_owned());
         }
     }

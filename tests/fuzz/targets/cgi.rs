@@ -11,6 +11,12 @@ mod http;
 mod ipmi;
 #[path = "../../../src/exec.rs"]
 mod exec;
+#[path = "../../../src/delivery.rs"]
+mod delivery;
+#[path = "../../../src/memory.rs"]
+mod memory;
+#[path = "../../../src/state.rs"]
+mod state;
 #[path = "../../../src/auth.rs"]
 mod auth;
 #[path = "../../../src/route.rs"]
