@@ -74,7 +74,7 @@ fn rows() -> Vec<Row> {
 #[track_caller]
 fn talk(client: &mut Command, has_error_bodies: bool) {
     const TIMES: usize = 3;
-    let sidecar = sidecar().start();
+    let sidecar = sidecar().env("POWER_COOLDOWN", "0").start();
     let rows = rows();
     let lines = rows.iter().map(|Row { method, path, key, bytes, flags, .. }| {
         format!("{method} {path} {key} {bytes} {flags}\n")

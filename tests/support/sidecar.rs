@@ -133,7 +133,7 @@ impl Sidecar {
     }
 
     fn remember_secret(&mut self, name: &str, value: &str) {
-        if name == "BMC_PASSWORD" || name.starts_with("API_KEY") || name.ends_with("_KEY") {
+        if name.ends_with("_KEY") || ["API_KEY_STATUS", "BMC_PASSWORD"].contains(&name) {
             self.secrets.push(value.to_owned());
         }
     }
