@@ -9,7 +9,7 @@ mod ipmi;
 mod exec;
 mod delivery;
 mod memory;
-mod state;
+mod ledger;
 mod auth;
 mod route;
 mod ipmitool;
@@ -34,10 +34,10 @@ use log::{info, warn};
 
 use crate::config::{Config, StartupError, VARIABLES};
 use crate::exec::Interrupt;
+use crate::ledger::Ledger;
 use crate::reply::Problem;
 use crate::server::Signals;
 use crate::sidecar::Sidecar;
-use crate::state::Store;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -138,8 +138,8 @@ fn configure() -> Result<Config, Exit> {
 
 fn sidecar(config: Config) -> Result<Sidecar, Exit> {
     let interrupt = Interrupt::new().map_err(system("making an eventfd".to_owned()))?;
-    let store = Store::new(config.state_dir.as_deref());
-    Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, config.cooldown, store, interrupt))
+    let ledger = Ledger::new(config.state_dir.as_deref(), config.cooldown);
+    Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, ledger, interrupt))
 }
 
 /// One request, by the variables of a web server.

@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use log::{Level, debug, error, info, log};
+use log::{Level, debug, info, log};
 
 use crate::auth::{Authorised, Keys};
 use crate::delivery::{Delivery, Skip};
@@ -15,10 +15,10 @@ use crate::exec::{self, Interrupt};
 use crate::http::{Head, Response};
 use crate::ipmi::{Change, Command, Read};
 use crate::ipmitool::{self, Answer, Bmc, Failure, Login};
-use crate::memory::{Asked, Memory, Moment, Objection, Stored};
+use crate::ledger::Ledger;
+use crate::memory::{Asked, Objection, Stored};
 use crate::reply::{self, Problem};
 use crate::route::{self, Route};
-use crate::state::Store;
 
 /// A change starts only while this much is left: most BMCs acknowledge one within 3 s, and one that is killed
 /// half-way has an unknown outcome.
@@ -39,12 +39,8 @@ pub struct Sidecar {
     keys: Keys,
     bmc: Bmc,
     request_timeout: Duration,
-    cooldown: u64,
+    ledger: Ledger,
     interrupt: Interrupt,
-    clock: Clock,
-    store: Store,
-    /// Read from the store when it is first needed: of a CGI program's, once the lane is its own.
-    memory: Mutex<Option<Memory>>,
     rejected: Mutex<Option<Rejected>>,
     refusals: Mutex<Repeats>,
     statuses: Mutex<Repeats>,
@@ -149,24 +145,6 @@ impl Done {
     }
 }
 
-/// The time of day at the start, and the time since: so that it never jumps while we run.
-#[derive(Debug)]
-struct Clock {
-    since_1970: Duration,
-    started: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { since_1970, started: Instant::now() }
-    }
-
-    fn now(&self) -> Moment {
-        (self.since_1970 + self.started.elapsed()).as_secs()
-    }
-}
-
 /// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a command.
 impl fmt::Display for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,38 +153,23 @@ impl fmt::Display for Admitted {
 }
 
 impl Sidecar {
-    /// `cooldown` is in seconds.
     pub fn new(
         keys: Keys,
         bmc: Bmc,
         request_timeout: Duration,
-        cooldown: u64,
-        store: Store,
+        ledger: Ledger,
         interrupt: Interrupt,
     ) -> Self {
-        let (memory, rejected, refusals, statuses) = Default::default();
-        let clock = Clock::start();
-        Self {
-            keys,
-            bmc,
-            request_timeout,
-            cooldown,
-            interrupt,
-            clock,
-            store,
-            memory,
-            rejected,
-            refusals,
-            statuses,
-        }
+        let (rejected, refusals, statuses) = Default::default();
+        Self { keys, bmc, request_timeout, ledger, interrupt, rejected, refusals, statuses }
     }
 
     /// Recalls what was attempted before, and makes sure that more can be noted.
     ///
     /// # Errors
-    /// Why the store does not take it.
+    /// Why the folder for that does not serve.
     pub fn remember(&self) -> io::Result<()> {
-        self.with_memory(|memory, _| self.store.save(memory))
+        self.ledger.open()
     }
 
     /// Step one, which takes microseconds.
@@ -275,8 +238,7 @@ impl Sidecar {
         lane: Option<OwnedFd>,
     ) -> Result<Done, Problem> {
         let asked = admitted.asked(change);
-        let objection = self.with_memory(|memory, now| memory.objection(&asked, now, self.cooldown));
-        match objection {
+        match self.ledger.objection(&asked) {
             Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
             Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
             Some(Objection::Unfinished) => return Err(Problem::Run(Failure::OutcomeUnknown)),
@@ -287,7 +249,7 @@ impl Sidecar {
         if !asked.is_memorable() {
             return self.attempt(admitted, lane).map(Done::Now);
         }
-        self.note(|memory, now| memory.begin(asked, now));
+        self.ledger.begin(asked);
         let result = self.attempt(admitted, lane);
         let stored = |response: Response| Stored { status: response.status.0, body: response.body };
         let reply = match &result {
@@ -295,24 +257,8 @@ impl Sidecar {
             Err(problem) if problem.is_repeatable() => None,
             Err(problem) => Some(stored(admitted.reply(problem))),
         };
-        self.note(|memory, _| memory.end(reply));
+        self.ledger.end(reply);
         result.map(Done::Now)
-    }
-
-    fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> T) -> T {
-        let now = self.clock.now();
-        of(locked(&self.memory).get_or_insert_with(|| self.store.load(now)), now)
-    }
-
-    /// Changes the memory, and keeps it. A disk that is full stops no change: it is still in our own mind.
-    fn note(&self, change: impl FnOnce(&mut Memory, Moment)) {
-        let saved = self.with_memory(|memory, now| {
-            change(memory, now);
-            self.store.save(memory)
-        });
-        if let Err(cause) = saved {
-            error!("noting an attempt, as STATE_DIR says: {cause}: a restart now would forget it");
-        }
     }
 
     fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
@@ -443,8 +389,8 @@ mod tests {
         let mut printed = vec![format!("{config:?}"), format!("{head:?}")];
 
         let interrupt = Interrupt::new().unwrap();
-        let (timeout, store) = (config.request_timeout, Store::new(None));
-        let sidecar = Sidecar::new(config.keys, config.bmc, timeout, config.cooldown, store, interrupt);
+        let (timeout, ledger) = (config.request_timeout, Ledger::new(None, config.cooldown));
+        let sidecar = Sidecar::new(config.keys, config.bmc, timeout, ledger, interrupt);
         let login = sidecar.bmc.login();
         let rejected = Rejected { login, failure: Failure::BadPassword, until: Instant::now() };
         *locked(&sidecar.rejected) = Some(rejected);

@@ -29,7 +29,7 @@ const DOORS: [(&str, &[&str]); 4] = [
     ("net", &["exec", "lanes", "server", "cgi", "main"]),
     ("process", &["exec", "lanes", "server", "cgi", "main"]),
     ("thread", &["exec", "lanes", "server", "cgi", "main"]),
-    ("fs", &["exec", "lanes", "server", "cgi", "main", "secret", "state"]),
+    ("fs", &["exec", "lanes", "server", "cgi", "main", "secret", "ledger"]),
 ];
 
 /// What of `std::net` is more than an address.

@@ -15,8 +15,8 @@ mod exec;
 mod delivery;
 #[path = "../../../src/memory.rs"]
 mod memory;
-#[path = "../../../src/state.rs"]
-mod state;
+#[path = "../../../src/ledger.rs"]
+mod ledger;
 #[path = "../../../src/auth.rs"]
 mod auth;
 #[path = "../../../src/route.rs"]

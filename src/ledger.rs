@@ -1,0 +1,141 @@
+//! The one `Memory` of this program, its clock, and its file in `STATE_DIR`, so that a restart does not forget what was
+//! done.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{error, warn};
+
+use crate::memory::{Asked, Memory, Moment, Objection, Stored};
+
+const NAME: &str = "attempts.json";
+
+/// Far more than `Memory` can hold; a larger file is somebody else's.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// What was attempted, as of now. A memory's attempts are made one at a time: the lane of changes sees to that.
+#[derive(Debug)]
+pub struct Ledger {
+    file: Option<PathBuf>,
+    /// In seconds.
+    cooldown: u64,
+    clock: Clock,
+    /// Read when it is first needed: by a CGI program once the lane is its own.
+    memory: Mutex<Option<Memory>>,
+}
+
+impl Ledger {
+    /// Kept in this folder, or else in our own mind alone. `cooldown` is in seconds.
+    pub fn new(folder: Option<&Path>, cooldown: u64) -> Self {
+        let file = folder.map(|folder| folder.join(NAME));
+        Self { file, cooldown, clock: Clock::start(), memory: Mutex::default() }
+    }
+
+    /// Recalls what was attempted before, and makes sure that more can be noted.
+    ///
+    /// # Errors
+    /// Why the folder does not take it.
+    pub fn open(&self) -> io::Result<()> {
+        self.with_memory(|memory, _| self.save(memory))
+    }
+
+    /// See [`Memory::objection`].
+    pub fn objection(&self, asked: &Asked) -> Option<Objection> {
+        self.with_memory(|memory, now| memory.objection(asked, now, self.cooldown))
+    }
+
+    /// See [`Memory::begin`].
+    pub fn begin(&self, asked: Asked) {
+        self.note(|memory, now| memory.begin(asked, now));
+    }
+
+    /// See [`Memory::end`].
+    pub fn end(&self, reply: Option<Stored>) {
+        self.note(|memory, _| memory.end(reply));
+    }
+
+    fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> T) -> T {
+        let now = self.clock.now();
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        of(memory.get_or_insert_with(|| self.load(now)), now)
+    }
+
+    /// A disk that is full stops no change: it is still in our own mind.
+    fn note(&self, change: impl FnOnce(&mut Memory, Moment)) {
+        let saved = self.with_memory(|memory, now| {
+            change(memory, now);
+            self.save(memory)
+        });
+        if let Err(cause) = saved {
+            error!("noting an attempt, as STATE_DIR says: {cause}: a restart now would forget it");
+        }
+    }
+
+    /// What was kept. A file that makes no sense is set aside, and nothing is remembered: a sidecar that does not
+    /// start helps nobody.
+    fn load(&self, now: Moment) -> Memory {
+        let Some(file) = &self.file else { return Memory::default() };
+        let damage = match read(file) {
+            Ok(text) => match Memory::from_json(&text, now) {
+                Some(memory) => return memory,
+                None => "it is damaged".to_owned(),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => return Memory::default(),
+            Err(error) => error.to_string(),
+        };
+        let (name, aside) = (file.display(), file.with_extension("damaged"));
+        match fs::rename(file, &aside) {
+            Ok(()) => {
+                warn!("{name}: {damage}: set aside as {}, earlier deliveries are forgotten", aside.display());
+            }
+            Err(error) => warn!("{name}: {damage}, and cannot be set aside: {error}"),
+        }
+        Memory::default()
+    }
+
+    /// Keeps it, whole or not at all.
+    fn save(&self, memory: &Memory) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let new = file.with_extension("new");
+        let written = write(&new, &memory.to_json()).and_then(|()| fs::rename(&new, file));
+        if written.is_err() {
+            let _ = fs::remove_file(&new); // the first error is the one that matters
+        }
+        written
+    }
+}
+
+/// The time of day at the start, and the time since: so that it never jumps while we run.
+#[derive(Debug)]
+struct Clock {
+    since_1970: Duration,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { since_1970, started: Instant::now() }
+    }
+
+    fn now(&self) -> Moment {
+        (self.since_1970 + self.started.elapsed()).as_secs()
+    }
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    file.write_all(text.as_bytes())?;
+    // Or a crash of the machine could leave an empty file under the right name.
+    file.sync_all()
+}
