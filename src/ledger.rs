@@ -123,7 +123,8 @@ impl Clock {
     }
 
     fn now(&self) -> Moment {
-        (self.since_1970 + self.started.elapsed()).as_secs()
+        let now = self.since_1970 + self.started.elapsed();
+        now.as_millis().try_into().unwrap_or(Moment::MAX)
     }
 }
 

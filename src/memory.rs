@@ -5,18 +5,20 @@ use std::collections::VecDeque;
 
 use serde_json::{Map, Value, json};
 
-use crate::delivery::Delivery;
+use crate::delivery::{Alert, Delivery};
 use crate::ipmi::{Change, Command};
 
-/// For how long a named delivery is remembered, in seconds: retries end sooner, and a name may come again some day.
-const NAMED_FOR: u64 = 600;
+/// For how long a named delivery is remembered: retries end sooner, and a name may come again some day.
+const NAMED_FOR: Moment = 600 * SECOND;
 
 /// Ids and alerts that are remembered in all; the oldest are forgotten first. At most 300 KiB, and more than a house's
 /// alerts in a year.
 const MAX_NAMES: usize = 1024;
 
-/// Seconds since 1970, on a clock that never goes back while the program runs.
+/// Milliseconds since 1970, on a clock that never goes back while the program runs.
 pub type Moment = u64;
+
+const SECOND: Moment = 1000;
 
 /// Attempts in the order in which they were made.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,9 +92,11 @@ impl Memory {
         })
     }
 
-    fn was_acted_on(&self, asked: &Asked, alert: &String) -> bool {
+    /// Its start can move back while it fires, and only then: when it fires anew it starts later.
+    fn was_acted_on(&self, asked: &Asked, alert: &Alert) -> bool {
+        let is_it = |before: &Alert| before.fingerprint == alert.fingerprint && before.since >= alert.since;
         self.attempts.iter().any(|Attempt { asked: before, .. }| {
-            let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.contains(alert));
+            let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
             had && before.change == asked.change && before.key == asked.key
         })
     }
@@ -103,8 +107,8 @@ impl Memory {
         }
         let last = self.attempts.iter().rev().find(|attempt| attempt.asked.change.restarts())?;
         let ago = age(last.at, now);
-        let wait = cooldown.checked_sub(ago).filter(|&wait| wait > 0)?;
-        Some(Objection::TooSoon { last: last.asked.change, ago, wait })
+        let wait = (cooldown * SECOND).checked_sub(ago).filter(|&wait| wait > 0)?;
+        Some(Objection::TooSoon { last: last.asked.change, ago: ago / SECOND, wait: wait.div_ceil(SECOND) })
     }
 
     /// Notes an attempt before it is made.
@@ -143,7 +147,7 @@ impl Memory {
     }
 }
 
-const fn age(at: Moment, now: Moment) -> u64 {
+const fn age(at: Moment, now: Moment) -> Moment {
     now.saturating_sub(at)
 }
 
@@ -168,7 +172,10 @@ impl Attempt {
         let mut members = json!({ "at": self.at, "command": Command::Change(*change).name(), "key": key });
         match delivery {
             Some(Delivery::Named(id)) => members["id"] = json!(id),
-            Some(Delivery::Alerts(alerts)) => members["alerts"] = json!(alerts),
+            Some(Delivery::Alerts(alerts)) => {
+                let pairs = alerts.iter().map(|Alert { fingerprint, since }| json!([fingerprint, since]));
+                members["alerts"] = pairs.collect();
+            }
             None => {}
         }
         if let Some(Stored { status, body }) = &self.reply {
@@ -185,8 +192,10 @@ impl Attempt {
         let delivery = match (members.get("id"), members.get("alerts")) {
             (Some(_), None) => Some(Delivery::Named(text("id")?)),
             (None, Some(Value::Array(alerts))) => {
-                let alerts: Option<_> = alerts.iter().map(|alert| Some(alert.as_str()?.to_owned())).collect();
-                Some(Delivery::Alerts(alerts?))
+                let alert = |pair: &Value| {
+                    Some(Alert { fingerprint: pair[0].as_str()?.to_owned(), since: pair[1].as_i64()? })
+                };
+                Some(Delivery::Alerts(alerts.iter().map(alert).collect::<Option<_>>()?))
             }
             (None, None) => None,
             _ => return None,
@@ -217,18 +226,19 @@ mod tests {
     }
 
     fn alerts(change: Change, names: &[&str]) -> Asked {
-        asked(change, Some(Delivery::Alerts(names.iter().map(|&name| name.to_owned()).collect())))
+        let alert = |name: &&str| Alert { fingerprint: (*name).to_owned(), since: 5 };
+        asked(change, Some(Delivery::Alerts(names.iter().map(alert).collect())))
     }
 
     fn reply() -> Stored {
         Stored { status: 200, body: "{}".to_owned() }
     }
 
-    /// A memory of these, each made and answered at its moment.
-    fn memory(attempts: &[(Moment, Asked)]) -> Memory {
+    /// A memory of these, each made and answered at its second.
+    fn memory(attempts: &[(u64, Asked)]) -> Memory {
         let mut memory = Memory::default();
         for (at, asked) in attempts {
-            memory.begin(asked.clone(), *at);
+            memory.begin(asked.clone(), at * SECOND);
             memory.end(Some(reply()));
         }
         memory
@@ -248,7 +258,7 @@ mod tests {
             (stranger, 1000, None),
             (asked(PowerOn, None), 1000, None),
         ] {
-            assert_eq!(memory.objection(&again, now, COOLDOWN), expected, "{again:?} at {now}");
+            assert_eq!(memory.objection(&again, now * SECOND, COOLDOWN), expected, "{again:?} at {now}");
         }
     }
 
@@ -271,7 +281,18 @@ mod tests {
             (alerts(PowerCycle, &["a", "d"]), None),
             (alerts(PowerOn, &["a"]), None),
         ] {
-            assert_eq!(memory.objection(&again, 1_000_000, COOLDOWN), expected, "{again:?}");
+            assert_eq!(memory.objection(&again, 1_000_000 * SECOND, COOLDOWN), expected, "{again:?}");
+        }
+    }
+
+    #[test]
+    fn an_alert_whose_start_moves_back_is_the_same_and_one_that_starts_later_is_not() {
+        let since = |since| {
+            asked(PowerCycle, Some(Delivery::Alerts(vec![Alert { fingerprint: "a".to_owned(), since }])))
+        };
+        let memory = memory(&[(1000, since(5))]);
+        for (start, expected) in [(4, Some(Objection::ActedOn)), (5, Some(Objection::ActedOn)), (6, None)] {
+            assert_eq!(memory.objection(&since(start), 1_000_000 * SECOND, COOLDOWN), expected, "{start}");
         }
     }
 
@@ -281,13 +302,15 @@ mod tests {
             let memory = memory(&[(1000, asked(last, None)), (1001, named(PowerOn, "x"))]);
             for next in [PowerCycle, PowerReset] {
                 let too_soon = |ago| Some(Objection::TooSoon { last, ago, wait: COOLDOWN - ago });
-                assert_eq!(memory.objection(&asked(next, None), 1000, COOLDOWN), too_soon(0));
-                assert_eq!(memory.objection(&asked(next, None), 1119, COOLDOWN), too_soon(119));
-                assert_eq!(memory.objection(&asked(next, None), 1120, COOLDOWN), None);
-                assert_eq!(memory.objection(&asked(next, None), 1000, 0), None);
+                let objection = |at, cooldown| memory.objection(&asked(next, None), at, cooldown);
+                assert_eq!(objection(1_000_000, COOLDOWN), too_soon(0));
+                assert_eq!(objection(1_119_000, COOLDOWN), too_soon(119));
+                assert_eq!(objection(1_119_999, COOLDOWN), too_soon(119));
+                assert_eq!(objection(1_120_000, COOLDOWN), None);
+                assert_eq!(objection(1_000_000, 0), None);
             }
             for other in [PowerOn, PowerSoft, Change::PowerOff] {
-                assert_eq!(memory.objection(&asked(other, None), 1000, COOLDOWN), None);
+                assert_eq!(memory.objection(&asked(other, None), 1_000_000, COOLDOWN), None);
             }
         }
     }
@@ -295,7 +318,7 @@ mod tests {
     #[test]
     fn the_same_delivery_is_answered_even_while_it_is_too_soon() {
         let memory = memory(&[(1000, named(PowerCycle, "a")), (1001, alerts(PowerCycle, &["x"]))]);
-        let again = |asked| memory.objection(&asked, 1002, COOLDOWN);
+        let again = |asked| memory.objection(&asked, 1002 * SECOND, COOLDOWN);
         assert_eq!(again(named(PowerCycle, "a")), Some(Objection::Answered(reply())));
         assert_eq!(again(alerts(PowerCycle, &["x"])), Some(Objection::ActedOn));
     }
@@ -310,7 +333,8 @@ mod tests {
         assert_eq!(memory.objection(&named(PowerOn, "0"), 1000, COOLDOWN), None);
         assert_eq!(memory.objection(&named(PowerOn, "1"), 1000, COOLDOWN), Some(Objection::Unfinished));
         // A crowd of alerts is itself remembered, if nothing else is.
-        let crowd: Vec<_> = (0..2 * MAX_NAMES).map(|number| number.to_string()).collect();
+        let crowd: Vec<_> =
+            (0..2 * MAX_NAMES).map(|number| Alert { fingerprint: number.to_string(), since: 5 }).collect();
         memory.begin(asked(PowerOn, Some(Delivery::Alerts(crowd))), 1000);
         assert_eq!(memory.attempts.len(), 1);
     }
@@ -322,9 +346,9 @@ mod tests {
             (1001, named(PowerOn, "\"a\"\u{1}")),
             (1002, alerts(PowerCycle, &["f t", "g u"])),
         ]);
-        memory.begin(named(PowerSoft, "b"), 1003);
+        memory.begin(named(PowerSoft, "b"), 1003 * SECOND);
         let text = memory.to_json();
-        assert_eq!(Memory::from_json(&text, 2000).as_ref(), Some(&memory));
+        assert_eq!(Memory::from_json(&text, 2000 * SECOND).as_ref(), Some(&memory));
         // Written under a clock that was ahead.
         let early = Memory::from_json(&text, 900).unwrap();
         assert!(early.attempts.iter().all(|attempt| attempt.at == 900));
@@ -351,6 +375,8 @@ mod tests {
             with("key", Value::Null),
             with("id", json!(7)),
             with("alerts", json!(["a"])),
+            json!({"attempts": [{"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}]})
+                .to_string(),
             with("status", json!(70_000)),
             with("status", json!(200)),
         ] {

@@ -458,6 +458,17 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_to_webhooks_shows_the_same_failures() {
+        let guide = include_str!("../deploy/webhooks/README.md");
+        let documented: Vec<_> = guide.lines().filter(|line| line.starts_with("| `")).collect();
+        for (line, Row { status, name, repeatable, .. }) in documented.iter().zip(FAILURES) {
+            let to_alerts = if *repeatable { status } else { &200 };
+            assert!(line.starts_with(&format!("| `{name}` | {status} | {to_alerts} | ")), "{line}");
+        }
+        assert_eq!(documented.len(), FAILURES.len());
+    }
+
+    #[test]
     fn the_readme_shows_the_same_failures() {
         let documented: Vec<_> = include_str!("../README.md")
             .lines()

@@ -171,6 +171,18 @@ fn an_alert_is_acted_on_once_however_it_is_grouped() {
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
 
+/// As one Prometheus of a pair and then the other may report it: Alertmanager takes the earlier start.
+#[test]
+fn an_alert_whose_start_moves_back_is_still_the_same() {
+    let sidecar = without_cooldown(DONE).start();
+    let mut alert = alert("firing", "one");
+    notify(&sidecar, from_ref(&alert)).expect(200, cycled());
+    alert["startsAt"] = json!("2026-11-24T03:59:30.000+01:00");
+    notify(&sidecar, from_ref(&alert)).expect(200, skipped("repeat"));
+    alert["startsAt"] = json!("2026-11-24T03:00:30.000Z");
+    notify(&sidecar, from_ref(&alert)).expect(200, cycled());
+}
+
 #[test]
 fn a_resolved_alert_asks_for_nothing() {
     let sidecar = without_cooldown(DONE).start();

@@ -30,9 +30,11 @@ impl Ask {
     }
 }
 
-const FIRING: &str = r#"{"alerts": [{"status": "firing", "fingerprint": "f", "startsAt": "t"}]}"#;
+const FIRING: &str =
+    r#"{"alerts": [{"status": "firing", "fingerprint": "f", "startsAt": "2026-11-24T03:00:00Z"}]}"#;
 
-const RESOLVED: &str = r#"{"alerts": [{"status": "resolved", "fingerprint": "f", "startsAt": "t"}]}"#;
+const RESOLVED: &str =
+    r#"{"alerts": [{"status": "resolved", "fingerprint": "f", "startsAt": "2026-11-24T03:00:00Z"}]}"#;
 
 /// In this order, on a server that is off at first.
 fn table() -> Vec<Ask> {
