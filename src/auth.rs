@@ -45,12 +45,12 @@ impl Keys {
     /// (W3C Fetch Metadata): a key kept in a browser must not be usable by any page it visits.
     pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Refusal> {
         // All are compared, so that the time does not tell which. Files can make two of them equal while we run: then
-        // the narrower one counts.
-        let valid = self.0.iter().filter(|key| brings(head, &key.credential.current()));
-        let key = valid.min_by_key(|key| key.allows.len()).ok_or(Refusal::NoValidKey)?;
-        if !key.allows.contains(&command) {
-            return Err(Refusal::NotAllowed { may: key.allows.clone() });
+        // each must allow it, so that nobody gains by it.
+        let valid: Vec<_> = self.0.iter().filter(|key| brings(head, &key.credential.current())).collect();
+        if let Some(narrow) = valid.iter().find(|key| !key.allows.contains(&command)) {
+            return Err(Refusal::NotAllowed { may: narrow.allows.clone() });
         }
+        let key = valid.first().ok_or(Refusal::NoValidKey)?;
         let is_own = |site: &[u8]| [&b"same-origin"[..], b"none"].contains(&site);
         if matches!(command, Command::Change(_)) && !head.values("Sec-Fetch-Site").all(is_own) {
             return Err(Refusal::CrossSite);
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_key_is_for_what_it_lists() {
         let (status, on) = (Command::Read(Read::PowerStatus), Command::Change(Change::PowerOn));
-        let equal = [key("twice", &Command::ALL), key("twice", &[status])];
+        let equal = [key("twice", &[status]), key("twice", &[on])];
         let keys =
             Keys(equal.into_iter().chain([key("all", &Command::ALL), key("look", &[status])]).collect());
         for (offered, command, expected) in [
@@ -193,6 +193,7 @@ mod tests {
             ("look", status, Ok("look")),
             ("look", on, Err(Refusal::NotAllowed { may: vec![status] })),
             ("twice", on, Err(Refusal::NotAllowed { may: vec![status] })),
+            ("twice", status, Err(Refusal::NotAllowed { may: vec![on] })),
             ("neither", status, Err(Refusal::NoValidKey)),
         ] {
             let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), command);

@@ -277,18 +277,24 @@ impl<'a> Reader<'a> {
         for name in names.iter().filter_map(|name| access_name(name)).collect::<BTreeSet<_>>() {
             let (key, list) = (format!("ACCESS_{name}_KEY"), format!("ACCESS_{name}_ALLOW"));
             let (credential, words) = (self.given(&key, check_key), self.text(&list));
-            match (credential, words.as_deref()) {
+            let error = match (credential, words.as_deref()) {
                 (Some(Some(_)), Some("")) => {
-                    self.wrong(format!("{list} is not set: it must say what {key} allows, such as status,on"))
+                    format!("{list} is not set: it must say what {key} allows, such as status,on")
                 }
                 (Some(None), Some(words)) if !words.is_empty() => {
-                    self.wrong(format!("{key} is not set: {list} says what it would allow"))
+                    format!("{key} is not set: {list} says what it would allow")
                 }
-                (Some(Some(credential)), Some(words)) => {
-                    self.parse(&list, words, commands).map(|allows| add(&key, credential, &allows))
-                }
-                _ => None,
+                (Some(Some(credential)), Some(words)) => match commands(words) {
+                    Ok(allows) => {
+                        add(&key, credential, &allows);
+                        continue;
+                    }
+                    // Not quoted: somebody may have put the key there.
+                    Err(cause) => format!("{list}: {cause}"),
+                },
+                _ => continue,
             };
+            self.wrong::<()>(error);
         }
         self.judge(&keys);
         Keys(keys)
@@ -597,7 +603,7 @@ mod tests {
             ),
             (
                 &[(name, key), ("ACCESS_X_ALLOW", "on,soft")],
-                format!("ACCESS_X_ALLOW is \"on,soft\": expected some of {words}, with commas between them"),
+                format!("ACCESS_X_ALLOW: expected some of {words}, with commas between them"),
             ),
             (
                 &[("API_KEY_STATUS", GOOD[0].1)],

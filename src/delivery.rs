@@ -89,6 +89,7 @@ impl Delivery {
         }
         let Ok(body) = serde_json::from_slice::<Value>(body) else { return Ok(None) };
         match (body.get("alerts"), body.get("heartbeat"), body.get("monitor")) {
+            (Some(Value::Array(_)), ..) if body["status"] == "resolved" => Err(Skip::Resolved),
             (Some(Value::Array(alerts)), ..) => alerts_of(alerts),
             (None, Some(heartbeat), Some(_)) => heard(heartbeat).map_or(Ok(None), Err),
             _ => Ok(None),
@@ -159,11 +160,11 @@ fn milliseconds(date: &str) -> Option<i64> {
     Some((((days * 24 + hour) * 60 + minute - offset) * 60 + second) * 1000 + thousandths)
 }
 
-/// Uptime Kuma's heartbeat: 0 is down, 1 is up again, and none is its Test button.
+/// Uptime Kuma's heartbeat: 0 is down, another number is up again or under repair, and none is its Test button.
 fn heard(heartbeat: &Value) -> Option<Skip> {
     match heartbeat {
         Value::Null => Some(Skip::Test),
-        _ if heartbeat["status"] == 1 => Some(Skip::Resolved),
+        _ if heartbeat["status"].is_number() && heartbeat["status"] != 0 => Some(Skip::Resolved),
         _ => None,
     }
 }
@@ -239,6 +240,9 @@ mod tests {
 
     #[test]
     fn what_only_tries_the_line_or_reports_an_end_asks_for_nothing() {
+        for alerts in [json!([]), json!([{}]), json!([{"status": "resolved"}])] {
+            assert_eq!(by_body(&json!({"status": "resolved", "alerts": alerts})), Err(Skip::Resolved));
+        }
         let mut test = alert("firing", "f1", T1);
         test["labels"]["alertname"] = json!("TestAlert");
         assert_eq!(by_body(&json!({"alerts": [test]})), Err(Skip::Test));
@@ -249,6 +253,8 @@ mod tests {
         for (heartbeat, expected) in [
             (json!({"status": 0, "msg": "timeout"}), Ok(None)),
             (json!({"status": 1}), Err(Skip::Resolved)),
+            (json!({"status": 3}), Err(Skip::Resolved)),
+            (json!({}), Ok(None)),
             (Value::Null, Err(Skip::Test)),
         ] {
             let body = json!({"heartbeat": heartbeat, "monitor": null, "msg": "x"});
@@ -262,7 +268,7 @@ mod tests {
         for body in [
             json!({"alerts": []}),
             json!({"alerts": {}}),
-            json!({"alerts": [{}]}),
+            json!({"status": "firing", "alerts": [{}]}),
             json!({"alerts": [alert("firing", "f1", T1), 7]}),
             json!({"alerts": [alert("pending", "f1", T1)]}),
             json!({"alerts": [alert("firing", &long, T1)]}),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, warn};
 
-use crate::memory::{Asked, Memory, Moment, Objection, Stored};
+use crate::memory::{Asked, Ending, Memory, Moment, Objection};
 
 const NAME: &str = "attempts.json";
 
@@ -38,63 +38,85 @@ impl Ledger {
     /// Recalls what was attempted before, and makes sure that more can be noted.
     ///
     /// # Errors
-    /// Why the folder does not take it.
+    /// Why the folder does not serve.
     pub fn open(&self) -> io::Result<()> {
-        self.with_memory(|memory, _| self.save(memory))
+        self.note(|_, _| ())
     }
 
     /// See [`Memory::objection`].
-    pub fn objection(&self, asked: &Asked) -> Option<Objection> {
-        self.with_memory(|memory, now| memory.objection(asked, now, self.cooldown))
+    ///
+    /// # Errors
+    /// Why that cannot be recalled.
+    pub fn objection(&self, asked: &Asked) -> io::Result<Option<Objection>> {
+        self.with_memory(|memory, now| Ok(memory.objection(asked, now, self.cooldown)))
     }
 
     /// See [`Memory::begin`].
-    pub fn begin(&self, asked: Asked) {
-        self.note(|memory, now| memory.begin(asked, now));
+    ///
+    /// # Errors
+    /// Why it could not be noted.
+    pub fn begin(&self, asked: Asked) -> io::Result<()> {
+        self.note(|memory, now| memory.begin(asked, now)).inspect_err(|_| {
+            // It will not be made.
+            let _ = self.with_memory(|memory, now| {
+                memory.end(Ending::NotSent, now);
+                Ok(())
+            });
+        })
     }
 
-    /// See [`Memory::end`].
-    pub fn end(&self, reply: Option<Stored>) {
-        self.note(|memory, _| memory.end(reply));
+    /// See [`Memory::end`]. That it was begun is noted already, which is the safe side.
+    pub fn end(&self, ending: Ending) {
+        if let Err(cause) = self.note(|memory, now| memory.end(ending, now)) {
+            error!("noting how an attempt ended, as STATE_DIR says: {cause}");
+        }
     }
 
-    fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> T) -> T {
+    fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> io::Result<T>) -> io::Result<T> {
         let now = self.clock.now();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        of(memory.get_or_insert_with(|| self.load(now)), now)
+        let memory = match &mut *memory {
+            Some(memory) => memory,
+            unread => unread.insert(self.load(now)?),
+        };
+        of(memory, now)
     }
 
-    /// A disk that is full stops no change: it is still in our own mind.
-    fn note(&self, change: impl FnOnce(&mut Memory, Moment)) {
-        let saved = self.with_memory(|memory, now| {
+    fn note(&self, change: impl FnOnce(&mut Memory, Moment)) -> io::Result<()> {
+        self.with_memory(|memory, now| {
             change(memory, now);
             self.save(memory)
-        });
-        if let Err(cause) = saved {
-            error!("noting an attempt, as STATE_DIR says: {cause}: a restart now would forget it");
-        }
+        })
     }
 
     /// What was kept. A file that makes no sense is set aside, and nothing is remembered: a sidecar that does not
     /// start helps nobody.
-    fn load(&self, now: Moment) -> Memory {
-        let Some(file) = &self.file else { return Memory::default() };
+    fn load(&self, now: Moment) -> io::Result<Memory> {
+        use ErrorKind::{InvalidData, IsADirectory, NotFound, PermissionDenied};
+        let Some(file) = &self.file else { return Ok(Memory::default()) };
         let damage = match read(file) {
             Ok(text) => match Memory::from_json(&text, now) {
-                Some(memory) => return memory,
+                Some(memory) => {
+                    // Under a clock that was ahead it would be too recent again and again.
+                    if memory.to_json() != text {
+                        self.save(&memory)?;
+                    }
+                    return Ok(memory);
+                }
                 None => "it is damaged".to_owned(),
             },
-            Err(error) if error.kind() == ErrorKind::NotFound => return Memory::default(),
-            Err(error) => error.to_string(),
+            Err(error) => match error.kind() {
+                NotFound => return Ok(Memory::default()),
+                InvalidData | IsADirectory | PermissionDenied => error.to_string(),
+                // It may be read the next time.
+                _ => return Err(error),
+            },
         };
-        let (name, aside) = (file.display(), file.with_extension("damaged"));
-        match fs::rename(file, &aside) {
-            Ok(()) => {
-                warn!("{name}: {damage}: set aside as {}, earlier deliveries are forgotten", aside.display());
-            }
-            Err(error) => warn!("{name}: {damage}, and cannot be set aside: {error}"),
-        }
-        Memory::default()
+        let aside = file.with_extension("damaged");
+        fs::rename(file, &aside)?;
+        let (name, aside) = (file.display(), aside.display());
+        warn!("{name}: {damage}: set aside as {aside}, earlier deliveries are forgotten");
+        Ok(Memory::default())
     }
 
     /// Keeps it, whole or not at all.

@@ -11,8 +11,11 @@ use crate::ipmi::{Change, Command};
 /// For how long a named delivery is remembered: retries end sooner, and a name may come again some day.
 const NAMED_FOR: Moment = 600 * SECOND;
 
-/// Ids and alerts that are remembered in all; the oldest are forgotten first. At most 300 KiB, and more than a house's
-/// alerts in a year.
+/// A restart matters for as long as its cooldown may last.
+const RESTART_FOR: Moment = 3600 * SECOND;
+
+/// Ids and alerts of each key that are remembered; its oldest are forgotten first, and no other's. With their replies at
+/// most 1.6 MB, and more than a house's alerts in a year.
 const MAX_NAMES: usize = 1024;
 
 /// Milliseconds since 1970, on a clock that never goes back while the program runs.
@@ -30,7 +33,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     pub change: Change,
-    /// The name of the key: what one sender calls 1 is not what another does.
+    /// The name of the key: what one sender calls 1 is not what another does. An alert is the same to all.
     pub key: String,
     pub delivery: Option<Delivery>,
 }
@@ -40,7 +43,19 @@ pub struct Asked {
 struct Attempt {
     at: Moment,
     asked: Asked,
+    /// The BMC declined: nothing happened.
+    declined: bool,
     reply: Option<Stored>,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// Before anything was sent.
+    NotSent,
+    Declined(Stored),
+    /// Done, or perhaps done.
+    Sent(Stored),
 }
 
 /// A reply to give once more.
@@ -70,9 +85,10 @@ impl Memory {
     pub fn objection(&self, asked: &Asked, now: Moment, cooldown: u64) -> Option<Objection> {
         match &asked.delivery {
             Some(delivery @ Delivery::Named(_)) => self.named(asked, delivery, now),
-            Some(Delivery::Alerts(alerts)) => {
-                alerts.iter().all(|alert| self.was_acted_on(asked, alert)).then_some(Objection::ActedOn)
-            }
+            Some(Delivery::Alerts(alerts)) => alerts
+                .iter()
+                .all(|alert| self.was_acted_on(asked.change, alert))
+                .then_some(Objection::ActedOn),
             None => None,
         }
         .or_else(|| self.too_soon(asked.change, now, cooldown))
@@ -93,11 +109,11 @@ impl Memory {
     }
 
     /// Its start can move back while it fires, and only then: when it fires anew it starts later.
-    fn was_acted_on(&self, asked: &Asked, alert: &Alert) -> bool {
+    fn was_acted_on(&self, change: Change, alert: &Alert) -> bool {
         let is_it = |before: &Alert| before.fingerprint == alert.fingerprint && before.since >= alert.since;
         self.attempts.iter().any(|Attempt { asked: before, .. }| {
             let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
-            had && before.change == asked.change && before.key == asked.key
+            had && before.change == change
         })
     }
 
@@ -105,7 +121,7 @@ impl Memory {
         if !change.restarts() {
             return None;
         }
-        let last = self.attempts.iter().rev().find(|attempt| attempt.asked.change.restarts())?;
+        let last = self.attempts.iter().rev().find(|attempt| attempt.restarts())?;
         let ago = age(last.at, now);
         let wait = (cooldown * SECOND).checked_sub(ago).filter(|&wait| wait > 0)?;
         Some(Objection::TooSoon { last: last.asked.change, ago: ago / SECOND, wait: wait.div_ceil(SECOND) })
@@ -113,23 +129,38 @@ impl Memory {
 
     /// Notes an attempt before it is made.
     pub fn begin(&mut self, asked: Asked, now: Moment) {
-        self.attempts.push_back(Attempt { at: now, asked, reply: None });
-        let names: Vec<_> = self.attempts.iter().map(|attempt| attempt.asked.names()).collect();
-        let (mut left, mut forgotten) = (names.iter().sum::<usize>(), 0);
-        while left > MAX_NAMES && forgotten + 1 < names.len() {
-            left -= names[forgotten];
-            forgotten += 1;
-        }
-        self.attempts.drain(..forgotten);
+        self.attempts.push_back(Attempt { at: now, asked, declined: false, reply: None });
     }
 
-    /// How the latest attempt ended: with a reply, or with nothing sent, and then it is forgotten.
-    pub fn end(&mut self, reply: Option<Stored>) {
+    /// How the latest attempt ended.
+    pub fn end(&mut self, ending: Ending, now: Moment) {
         let Some(mut attempt) = self.attempts.pop_back() else { return };
-        if reply.is_some() {
-            attempt.reply = reply.filter(|_| matches!(attempt.asked.delivery, Some(Delivery::Named(_))));
-            self.attempts.push_back(attempt);
-        }
+        let (declined, reply) = match ending {
+            Ending::NotSent => return,
+            Ending::Declined(reply) => (true, reply),
+            Ending::Sent(reply) => (false, reply),
+        };
+        attempt.declined = declined;
+        attempt.reply = Some(reply).filter(|_| matches!(attempt.asked.delivery, Some(Delivery::Named(_))));
+        let key = attempt.asked.key.clone();
+        self.attempts.push_back(attempt);
+        self.forget(&key, now);
+    }
+
+    /// Forgets what can no longer matter, and then the oldest of a key that has too many names; but never the latest
+    /// attempt, nor the latest restart.
+    fn forget(&mut self, key: &str, now: Moment) {
+        self.attempts.retain(|attempt| attempt.matters(now));
+        let own = |attempt: &Attempt| attempt.asked.key == key;
+        let mut names: usize = self.attempts.iter().filter(|a| own(a)).map(|a| a.asked.names()).sum();
+        let kept = [self.attempts.len().checked_sub(1), self.attempts.iter().rposition(Attempt::restarts)];
+        let mut index = 0;
+        self.attempts.retain(|attempt| {
+            let goes = names > MAX_NAMES && own(attempt) && !kept.contains(&Some(index));
+            names -= if goes { attempt.asked.names() } else { 0 };
+            index += 1;
+            !goes
+        });
     }
 
     pub fn to_json(&self) -> String {
@@ -167,6 +198,21 @@ impl Asked {
 }
 
 impl Attempt {
+    /// Whether the server may be starting because of it.
+    fn restarts(&self) -> bool {
+        self.asked.change.restarts() && !self.declined
+    }
+
+    /// An alert may fire for months.
+    fn matters(&self, now: Moment) -> bool {
+        let names = match self.asked.delivery {
+            Some(Delivery::Alerts(_)) => true,
+            Some(Delivery::Named(_)) => age(self.at, now) < NAMED_FOR,
+            None => false,
+        };
+        names || (self.restarts() && age(self.at, now) < RESTART_FOR)
+    }
+
     fn to_json(&self) -> Value {
         let Asked { change, key, delivery } = &self.asked;
         let mut members = json!({ "at": self.at, "command": Command::Change(*change).name(), "key": key });
@@ -177,6 +223,9 @@ impl Attempt {
                 members["alerts"] = pairs.collect();
             }
             None => {}
+        }
+        if self.declined {
+            members["declined"] = json!(true);
         }
         if let Some(Stored { status, body }) = &self.reply {
             members["status"] = json!(status);
@@ -206,7 +255,8 @@ impl Attempt {
         };
         // What seems to be to come would be too recent for as long as the clock was ahead.
         let at = members.get("at")?.as_u64()?.min(now);
-        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, reply })
+        let declined = members.get("declined").map_or(Some(false), Value::as_bool)?;
+        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, declined, reply })
     }
 }
 
@@ -239,7 +289,7 @@ mod tests {
         let mut memory = Memory::default();
         for (at, asked) in attempts {
             memory.begin(asked.clone(), at * SECOND);
-            memory.end(Some(reply()));
+            memory.end(Ending::Sent(reply()), at * SECOND);
         }
         memory
     }
@@ -265,9 +315,12 @@ mod tests {
     #[test]
     fn what_was_begun_and_never_ended_is_not_begun_again() {
         let mut memory = Memory::default();
-        memory.begin(named(PowerCycle, "a"), 1000);
-        assert_eq!(memory.objection(&named(PowerCycle, "a"), 1001, COOLDOWN), Some(Objection::Unfinished));
-        memory.end(None);
+        memory.begin(named(PowerCycle, "a"), 1000 * SECOND);
+        assert_eq!(
+            memory.objection(&named(PowerCycle, "a"), 1001 * SECOND, COOLDOWN),
+            Some(Objection::Unfinished)
+        );
+        memory.end(Ending::NotSent, 1002 * SECOND);
         assert_eq!(memory, Memory::default(), "nothing was sent");
     }
 
@@ -324,19 +377,59 @@ mod tests {
     }
 
     #[test]
+    fn what_the_bmc_declined_is_no_restart() {
+        let mut memory = Memory::default();
+        memory.begin(named(PowerCycle, "a"), 0);
+        memory.end(Ending::Declined(reply()), 0);
+        assert_eq!(memory.objection(&asked(PowerCycle, None), 0, COOLDOWN), None);
+        let again = memory.objection(&named(PowerCycle, "a"), 0, COOLDOWN);
+        assert_eq!(again, Some(Objection::Answered(reply())));
+    }
+
+    #[test]
     fn the_oldest_are_forgotten_first() {
         let mut memory = Memory::default();
         for number in 0..=MAX_NAMES {
-            memory.begin(named(PowerOn, &number.to_string()), 1000);
+            memory.begin(named(PowerOn, &number.to_string()), 0);
+            memory.end(Ending::Sent(reply()), 0);
         }
         assert_eq!(memory.attempts.len(), MAX_NAMES);
-        assert_eq!(memory.objection(&named(PowerOn, "0"), 1000, COOLDOWN), None);
-        assert_eq!(memory.objection(&named(PowerOn, "1"), 1000, COOLDOWN), Some(Objection::Unfinished));
-        // A crowd of alerts is itself remembered, if nothing else is.
-        let crowd: Vec<_> =
-            (0..2 * MAX_NAMES).map(|number| Alert { fingerprint: number.to_string(), since: 5 }).collect();
-        memory.begin(asked(PowerOn, Some(Delivery::Alerts(crowd))), 1000);
-        assert_eq!(memory.attempts.len(), 1);
+        assert_eq!(memory.objection(&named(PowerOn, "0"), 0, COOLDOWN), None);
+        assert_eq!(memory.objection(&named(PowerOn, "1"), 0, COOLDOWN), Some(Objection::Answered(reply())));
+    }
+
+    /// Or an alert that fires would act once more, and a server be restarted while it starts.
+    #[test]
+    fn a_crowd_pushes_out_neither_a_restart_nor_what_other_keys_did() {
+        let before = [(0, alerts(PowerOn, &["a"])), (0, asked(PowerCycle, None))];
+        let numbers: Vec<_> = (0..2 * MAX_NAMES).map(|number| number.to_string()).collect();
+        let crowd = alerts(PowerOn, &numbers.iter().map(String::as_str).collect::<Vec<_>>());
+        let another = Asked { key: "ACCESS_ON_KEY".to_owned(), ..crowd.clone() };
+        for (crowd, ending, forgotten) in [
+            (crowd.clone(), Ending::Sent(reply()), true),
+            (crowd, Ending::NotSent, false),
+            (another, Ending::Sent(reply()), false),
+        ] {
+            let mut memory = memory(&before);
+            memory.begin(crowd.clone(), SECOND);
+            memory.end(ending, SECOND);
+            let acted = memory.objection(&alerts(PowerOn, &["a"]), SECOND, COOLDOWN);
+            assert_eq!(acted.is_none(), forgotten, "{}", crowd.key);
+            let restart = memory.objection(&asked(PowerReset, None), SECOND, COOLDOWN);
+            assert!(matches!(restart, Some(Objection::TooSoon { .. })), "{}: {restart:?}", crowd.key);
+        }
+    }
+
+    #[test]
+    fn what_can_no_longer_matter_makes_room_by_itself() {
+        let memory = memory(&[
+            (0, named(PowerOn, "old")),
+            (0, asked(PowerCycle, None)),
+            (0, alerts(PowerOn, &["old"])),
+            (3600, named(PowerOn, "new")),
+        ]);
+        let kept: Vec<_> = memory.attempts.iter().map(|attempt| attempt.asked.clone()).collect();
+        assert_eq!(kept, [alerts(PowerOn, &["old"]), named(PowerOn, "new")]);
     }
 
     #[test]
@@ -377,6 +470,7 @@ mod tests {
             with("alerts", json!(["a"])),
             json!({"attempts": [{"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}]})
                 .to_string(),
+            with("declined", json!("yes")),
             with("status", json!(70_000)),
             with("status", json!(200)),
         ] {

@@ -125,13 +125,13 @@ const FAILURES: &[Row] = &[
         "The BMC refused the command",
         "Read the power status: a server that is off cannot be cycled or reset, and some BMCs lack a command",
     )),
-    once(row(
+    row(
         Code::Cooldown,
         409,
         "cooldown",
         "Not sent, since the server was restarted a moment ago",
         "Give it time to start; POWER_COOLDOWN sets how much",
-    )),
+    ),
     row(
         Code::BodyTooLarge,
         413,

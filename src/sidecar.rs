@@ -16,7 +16,7 @@ use crate::http::{Head, Response};
 use crate::ipmi::{Change, Command, Read};
 use crate::ipmitool::{self, Answer, Bmc, Failure, Login};
 use crate::ledger::Ledger;
-use crate::memory::{Asked, Objection, Stored};
+use crate::memory::{Asked, Ending, Objection, Stored};
 use crate::reply::{self, Problem};
 use crate::route::{self, Route};
 
@@ -238,7 +238,10 @@ impl Sidecar {
         lane: Option<OwnedFd>,
     ) -> Result<Done, Problem> {
         let asked = admitted.asked(change);
-        match self.ledger.objection(&asked) {
+        if !asked.is_memorable() {
+            return self.attempt(admitted, lane).map(Done::Now);
+        }
+        match self.ledger.objection(&asked).map_err(|cause| not_noted(&cause))? {
             Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
             Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
             Some(Objection::Unfinished) => return Err(Problem::Run(Failure::OutcomeUnknown)),
@@ -246,18 +249,17 @@ impl Sidecar {
             Some(Objection::TooSoon { last, ago, wait }) => return Err(Problem::TooSoon { last, ago, wait }),
             None => {}
         }
-        if !asked.is_memorable() {
-            return self.attempt(admitted, lane).map(Done::Now);
-        }
-        self.ledger.begin(asked);
+        self.ledger.begin(asked).map_err(|cause| not_noted(&cause))?;
         let result = self.attempt(admitted, lane);
         let stored = |response: Response| Stored { status: response.status.0, body: response.body };
-        let reply = match &result {
-            Ok(answer) => Some(stored(reply::answer(*answer))),
-            Err(problem) if problem.is_repeatable() => None,
-            Err(problem) => Some(stored(admitted.reply(problem))),
-        };
-        self.ledger.end(reply);
+        self.ledger.end(match &result {
+            Ok(answer) => Ending::Sent(stored(reply::answer(*answer))),
+            Err(problem) if problem.is_repeatable() => Ending::NotSent,
+            Err(problem @ Problem::Run(Failure::Refused(_))) => {
+                Ending::Declined(stored(admitted.reply(problem)))
+            }
+            Err(problem) => Ending::Sent(stored(admitted.reply(problem))),
+        });
         result.map(Done::Now)
     }
 
@@ -313,6 +315,11 @@ impl Sidecar {
     pub fn interrupt(&self) {
         self.interrupt.raise();
     }
+}
+
+/// What cannot be noted is not sent: it could come again, and nobody would know.
+fn not_noted(cause: &io::Error) -> Problem {
+    Problem::Run(Failure::NotStarted(format!("noting it in STATE_DIR: {cause}").into()))
 }
 
 /// A read may be repeated as often as you like: only a change needs an id.
