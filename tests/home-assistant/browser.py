@@ -1,0 +1,111 @@
+"""A browser in front of the newest Home Assistant, used as a person uses it."""
+
+import json
+from contextlib import contextmanager
+
+from checks import expect, ok, scene
+from playwright.sync_api import expect as page_shows
+from playwright.sync_api import sync_playwright
+from scenes import CYCLE, POWER, all_show, journal_is, start_over
+from world import HOME_ASSISTANT, until
+
+# The machine is root and has no other network; nothing may be fetched or kept.
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 30_000  # milliseconds
+
+
+@contextmanager
+def page_of(home, path, work):
+    """The page, already logged in: the tokens are where the login page would have put them."""
+    tokens = json.dumps(json.dumps({**home.tokens, "expires": 4102444800000}))
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch_persistent_context(
+            str(work / f"browser-{home.folder.name}"),
+            executable_path="/usr/bin/chromium",
+            args=OPTIONS,
+            viewport={"width": 470, "height": 760},
+            device_scale_factor=1.5,
+        )
+        chromium.set_default_timeout(PATIENCE)
+        page = chromium.pages[0]
+        page.add_init_script(f"localStorage.setItem('hassTokens', {tokens})")
+        page.goto(HOME_ASSISTANT + path)
+        try:
+            yield page
+        except BaseException:
+            page.screenshot(path=str(work.parent / "browser-failed.png"))
+            raise
+        finally:
+            chromium.close()
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def answer(page, name):
+    """To the confirmation, which must be there."""
+    dialog = page.locator("dialog-box")
+    dialog.get_by_text(name, exact=True).click()
+
+
+def dashboard(home, bmc, sidecar, work, picture):
+    scene("The dashboard, in a browser")
+    start_over(home, bmc, 1)
+    with page_of(home, "/server-power/server", work) as page:
+        page_shows(page.get_by_text("Force off", exact=True)).to_be_visible(timeout=PATIENCE)
+        all_show(home, "on")
+        if picture:
+            page.wait_for_timeout(3000)  # icons and fonts come late
+            page.screenshot(path=picture)
+            ok(f"its picture: {picture}")
+
+        for name, expected in {"Force off": ["power 0"], "Power cycle": CYCLE, "Reset": ["reset 1"]}.items():
+            start_over(home, bmc, 1)
+            press(page, name)
+            answer(page, "Cancel")
+            journal_is(bmc, f"{name}, cancelled", [])
+            press(page, name)
+            answer(page, "OK")
+            journal_is(bmc, f"{name}, confirmed", expected)
+        start_over(home, bmc, 0)
+        press(page, "Power on")
+        journal_is(bmc, "Power on", ["power 1"])
+        start_over(home, bmc, 1, shutdown_takes=8)
+        press(page, "Shut down")
+        journal_is(bmc, "Shut down", ["shutdown 1"])
+        page_shows(page.get_by_text("Shutting down")).to_be_visible()
+        ok("it says that the server is shutting down")
+        all_show(home, "off")
+        page_shows(page.get_by_text("Shutting down")).to_have_count(0)
+        ok("and no longer")
+
+        sidecar.start(bmc, BMC_PASSWORD="not-the-password")
+        home.read_again()
+        page_shows(page.get_by_text("bmc_bad_password")).to_be_visible()
+        ok("it shows the code and the remedy of a BMC that cannot be asked")
+        sidecar.start(bmc)
+        home.read_again()
+        all_show(home, "off")
+
+
+def of_years_ago(home, bmc, work):
+    scene("Its entities card, in a browser")
+    bmc.settle_in(1)
+    with page_of(home, "/home-of-years-ago/server", work) as page:
+        page_shows(page.get_by_text("Chassis Power is")).to_be_visible(timeout=PATIENCE)
+        ok("the attribute raw_output is shown")
+        page.get_by_text("Reset", exact=True).click()
+        journal_is(bmc, "its button Reset", ["reset 1"])
+        bmc.settle_in(1)
+        page.get_by_text("Cycle", exact=True).click()
+        answer(page, "OK")
+        journal_is(bmc, "its button Cycle, confirmed", CYCLE)

@@ -1,0 +1,329 @@
+"""What a person does with the shipped files, and what Home Assistant then shows."""
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from checks import expect, expect_in, ok, scene
+from world import PATIENCE, until
+
+POWER_STATE = "sensor.server_power_state"
+POWER = "binary_sensor.server_power"
+SWITCH = "switch.server_power"
+SHUTTING_DOWN = "script.server_shutting_down"
+CYCLE = ["power 0", "power 1"]  # ipmi_sim makes the second by itself, a moment later
+
+# What each button makes the BMC do, once.
+BUTTONS = {
+    "server_power_on": ["power 1"],
+    "server_shut_down": ["shutdown 1"],
+    "server_force_off": ["power 0"],
+    "server_power_cycle": CYCLE,
+    "server_reset": ["reset 1"],
+}
+
+# Log records that are not about us, by what they are about.
+NOT_OURS = {
+    "Skipping pip installation": "the test's own --skip-pip",
+    "zlib_ng and isal are not available": "speed",
+    "does not have any enabled IPv4 addresses": "the loopback is the only network here",
+    "Support for the running Python version": "the Python of its day",
+    "FFmpeg": "not installed",
+    "turbojpeg": "not installed",
+    "assist_pipeline": "its voice parts want a C++ compiler",
+}
+
+# What every fresh installation is asked for here.
+REPAIRS_NOT_OURS = {"country_not_configured", "python_version_3.11.2", "python_version"}
+
+
+def shown(home):
+    return {entity: home.state(entity) for entity in (POWER_STATE, POWER, SWITCH)}
+
+
+def all_show(home, state):
+    """State, power and switch, once they agree."""
+    until(f"{POWER_STATE} to be {state}", lambda: set(shown(home).values()) == {state})
+    ok(f"state, power and switch are {state}")
+
+
+def unavailable(home, sensor_state):
+    expected = {POWER_STATE: sensor_state, POWER: "unavailable", SWITCH: "unavailable"}
+    until(f"{expected}", lambda: shown(home) == expected)
+    ok(f"the sensor is {sensor_state}, power and switch are unavailable, never off")
+
+
+def journal_is(bmc, what, expected):
+    """Waits for the last line, then a moment for one too many."""
+    until(f"{expected} in the journal after {what}", lambda: len(bmc.journal()) >= len(expected))
+    time.sleep(1)
+    expect(f"{what}: the BMC's journal", expected, bmc.journal())
+
+
+def start_over(home, bmc, power, **server):
+    """A server in this state, which Home Assistant has seen, and no old notification."""
+    home.call("script.turn_off", SHUTTING_DOWN)
+    bmc.settle_in(power, **server)
+    home.read_again()
+    until("the state to be read", lambda: home.state(POWER_STATE) == ("on" if power else "off"))
+    home.dismiss_all()
+
+
+def notified(home, name):
+    return until(f"a notification {name}", lambda: home.notifications().get(name))
+
+
+# --- Scenes -------------------------------------------------------------------
+
+
+def clean(home):
+    scene("The configuration")
+    expect("its check", {"result": "valid", "errors": None, "warnings": None}, home.post("/api/config/core/check_config", {}))
+    issues = home.websocket({"type": "repairs/list_issues"})["issues"]
+    expect("repairs it asks for", [], [issue for issue in issues if issue["issue_id"] not in REPAIRS_NOT_OURS])
+
+
+def clean_log(home):
+    strange = [record for record in home.complaints() if not any(known in record for known in NOT_OURS)]
+    expect("warnings and errors in its log", [], strange)
+
+
+def behind_its_back(home, bmc):
+    scene("Power changes behind its back")
+    start_over(home, bmc, 0)
+    all_show(home, "off")
+    home.dismiss_all()
+    bmc.settle_in(1)
+    start = time.monotonic()
+    until("the next poll", lambda: home.state(POWER) == "on", 70)
+    all_show(home, "on")
+    ok(f"seen after {time.monotonic() - start:.0f} s, by polling alone")
+    expect_in("the notification", "Switched on at ", notified(home, "server_power_changed"))
+
+
+def buttons(home, bmc):
+    scene("Each button")
+    for button, expected in BUTTONS.items():
+        start_over(home, bmc, 0 if button == "server_power_on" else 1)
+        home.press(button)
+        journal_is(bmc, button, expected)
+    expect("notifications about commands", [], [name for name in home.notifications() if name != "server_power_changed"])
+
+
+def pressed_twice(home, bmc):
+    scene("A button pressed twice at once")
+    start_over(home, bmc, 1)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(home.press, ["server_reset"] * 2))
+    journal_is(bmc, "server_reset", ["reset 1"])
+
+
+def switch(home, bmc):
+    scene("The switch")
+    start_over(home, bmc, 0)
+    home.call("switch.turn_on", SWITCH)
+    journal_is(bmc, "switched on", ["power 1"])
+    all_show(home, "on")
+
+    # A system that takes 15 s to shut down: longer than a poll of the script.
+    start_over(home, bmc, 1, shutdown_takes=15)
+    seen = []
+    with ThreadPoolExecutor() as pool:
+        turning_off = pool.submit(home.call, "switch.turn_off", SWITCH)
+        until("the switch to show off", lambda: home.state(SWITCH) == "off")
+        while home.state(POWER) == "on":
+            seen.append(home.state(SWITCH))
+            time.sleep(0.1)
+            assert len(seen) < 600, "the server never went off"
+        turning_off.result()
+    assert len(seen) > 50, f"the shutdown was over after {len(seen)} looks"
+    expect("what the switch showed while the server was shutting down", {"off"}, set(seen))
+    all_show(home, "off")
+    expect("switched off: the BMC's journal", ["shutdown 1"], bmc.journal())
+    until("the script to end", lambda: home.state(SHUTTING_DOWN) == "off")
+    expect("notification that it is still on", None, home.notifications().get("server_still_on"))
+
+
+def shutdown_that_fails(home, bmc, sidecar):
+    scene("A shutdown that could not be sent")
+    start_over(home, bmc, 1)
+    sidecar.start(bmc, API_KEY="another-key-of-16-characters")
+    home.call("switch.turn_off", SWITCH)
+    until("the script to end", lambda: home.state(SHUTTING_DOWN) == "off")
+    sidecar.start(bmc)
+    home.read_again()
+    all_show(home, "on")
+    expect("the BMC's journal", [], bmc.journal())
+
+
+def schedule(home, bmc):
+    scene("The schedule")
+    start_over(home, bmc, 0)
+    trigger = {"skip_condition": False}
+    home.call("automation.trigger", "automation.server_on_in_the_morning", **trigger)
+    journal_is(bmc, "morning, before the schedule is switched on", [])
+    home.call("input_boolean.turn_on", "input_boolean.server_schedule")
+    home.call("automation.trigger", "automation.server_on_in_the_morning", **trigger)
+    journal_is(bmc, "morning", ["power 1"])
+    start_over(home, bmc, 1)
+    home.call("automation.trigger", "automation.server_off_at_night", **trigger)
+    journal_is(bmc, "night", ["shutdown 1"])
+    start_over(home, bmc, 0)
+    home.call("automation.trigger", "automation.server_off_at_night", **trigger)
+    journal_is(bmc, "night, when it is off already", [])
+    home.call("input_boolean.turn_off", "input_boolean.server_schedule")
+
+
+def automations(home, bmc):
+    scene("Automations")
+    start_over(home, bmc, 0)
+    home.post("/api/events/server_wanted", {})
+    journal_is(bmc, "an event that two automations wait for at once", ["power 1"])
+    start_over(home, bmc, 1)
+    home.post("/api/events/server_wanted_and_reset", {})
+    until("both commands", lambda: len(bmc.journal()) == 2)
+    time.sleep(1)
+    expect("two automations with two commands at once", ["power 1", "reset 1"], sorted(bmc.journal()))
+
+
+def second_server(home, bmc):
+    """Its copy of the package waits for one look of 10 s only, so that the test need not wait five minutes."""
+    scene("A second server, whose system ignores the power button")
+    bmc.settle_in(1, ignores_button=True)
+    home.read_again("sensor.nas_power_state")
+    until("the state to be read", lambda: home.state("switch.nas_power") == "on")
+    home.press("nas_shut_down")
+    expect("the switch", "off", home.state("switch.nas_power"))
+    expect_in("after the wait", "its power state is on.", notified(home, "nas_still_on"))
+    until("the switch to show on again", lambda: home.state("switch.nas_power") == "on")
+    journal_is(bmc, "and its power is not cut", ["shutdown 1"])
+
+    bmc.settle_in(1, ignores_button=True)
+    home.call("input_boolean.turn_on", "input_boolean.nas_force_off_when_stuck")
+    home.press("nas_shut_down")
+    until("the power to be cut", lambda: len(bmc.journal()) == 2)
+    journal_is(bmc, "with that switched on it is", ["shutdown 1", "power 0"])
+    until("it to be off", lambda: home.state("switch.nas_power") == "off")
+
+
+def wrong_key(home, bmc, sidecar):
+    scene("A wrong key")
+    start_over(home, bmc, 1)
+    sidecar.start(bmc, API_KEY="another-key-of-16-characters")
+    home.read_again()
+    unavailable(home, "unknown")
+    expect("the sensor's attribute code", "unauthorized", home.attributes(POWER_STATE)["code"])
+    home.press("server_reset")
+    expect_in("the notification", "**unauthorized**: Invalid or missing API key.", notified(home, "server_reset"))
+    expect("the BMC's journal", [], bmc.journal())
+    sidecar.start(bmc)
+    home.read_again()
+    all_show(home, "on")
+    home.press("server_reset")
+    until("the notification to go", lambda: "server_reset" not in home.notifications())
+    ok("the next success takes the notification away")
+
+
+def wrong_password(home, bmc, sidecar):
+    scene("A wrong BMC password")
+    sidecar.start(bmc, BMC_PASSWORD="not-the-password")
+    home.read_again()
+    unavailable(home, "unknown")
+    expect("the sensor's attribute code", "bmc_bad_password", home.attributes(POWER_STATE)["code"])
+    home.press("server_power_on")
+    expect_in("the notification", "Correct BMC_PASSWORD", notified(home, "server_power_on"))
+    sidecar.start(bmc)
+
+
+def dead_bmc(home, bmc):
+    scene("A BMC that does not answer")
+    start_over(home, bmc, 1)
+    changes = home.attributes("automation.server_power_changed").get("last_triggered")
+    bmc.fall_silent()
+    start = time.monotonic()
+    home.read_again()
+    unavailable(home, "unknown")
+    assert time.monotonic() - start < 12, "the sidecar's answer came too late for Home Assistant"
+    expect("the sensor's attribute code", "bmc_unreachable", home.attributes(POWER_STATE)["code"])
+    home.press("server_power_on")
+    expect_in("the notification", "**bmc_unreachable**: The BMC does not answer.", notified(home, "server_power_on"))
+    bmc.come_back()
+    home.read_again()
+    all_show(home, "on")
+    now = home.attributes("automation.server_power_changed").get("last_triggered")
+    expect("notified of a change meanwhile", False, now != changes)
+
+
+def slow_bmc(home, bmc):
+    scene("A slow BMC")
+    start_over(home, bmc, 0, delay=2)
+    home.press("server_power_on")
+    journal_is(bmc, "one that takes 2 s", ["power 1"])
+    all_show(home, "on")
+    expect("the notification", None, home.notifications().get("server_power_on"))
+
+    start_over(home, bmc, 1, delay=12)
+    home.press("server_reset")
+    text = notified(home, "server_reset")
+    expect_in("one that takes 12 s, longer than Home Assistant waits", "**outcome_unknown**", text)
+    expect("its journal", ["reset 1"], bmc.journal())
+    until("it to have finished", lambda: home.read_again() or home.state(POWER_STATE) == "on", 60)
+    journal_is(bmc, "and later", ["reset 1"])
+
+
+def refusing_bmc(home, refusing, bmc, sidecar):
+    scene("A BMC that refuses")
+    sidecar.start(refusing, BMC_CIPHER_SUITE="17")
+    home.read_again()
+    all_show(home, "off")
+    home.press("server_power_cycle")
+    expect_in("the notification", "**bmc_refused**: The BMC refused the command", notified(home, "server_power_cycle"))
+    all_show(home, "off")
+    sidecar.start(bmc)
+
+
+def sidecar_restarted(home, bmc, sidecar):
+    scene("The sidecar stopped, and started again")
+    start_over(home, bmc, 1)
+    sidecar.stop()
+    home.read_again()
+    unavailable(home, "unavailable")
+    home.press("server_reset")
+    expect_in("the notification", "**no_answer**: The sidecar did not answer.", notified(home, "server_reset"))
+    expect("the BMC's journal", [], bmc.journal())
+    sidecar.start(bmc)
+    home.read_again()
+    all_show(home, "on")
+    home.press("server_reset")
+    journal_is(bmc, "and a press works again", ["reset 1"])
+
+
+def of_years_ago(home, bmc):
+    """The second configuration: rest commands without a body, a rest sensor, a template switch over it."""
+    scene("A configuration of years ago")
+    clean(home)
+    sensor = "sensor.server_power_status"
+    bmc.settle_in(0)
+    home.read_again(sensor)
+    until("the state", lambda: home.state(sensor) == "off")
+    expect("the switch", "off", home.state("switch.server"))
+    expect("the attribute raw_output", "Chassis Power is off", home.attributes(sensor)["raw_output"])
+    for command, expected in {
+        "server_on": ["power 1"],
+        "server_off": ["shutdown 1"],
+        "server_force_off": ["power 0"],
+        "server_cycle": CYCLE,
+        "server_reset": ["reset 1"],
+    }.items():
+        bmc.settle_in(0 if command == "server_on" else 1)
+        home.call(f"rest_command.{command}")
+        journal_is(bmc, f"rest_command.{command}", expected)
+    bmc.settle_in(0)
+    home.call("switch.turn_on", "switch.server")
+    journal_is(bmc, "the switch on", ["power 1"])
+    home.read_again(sensor)
+    until("the state", lambda: home.state("switch.server") == "on")
+    home.call("switch.turn_off", "switch.server")
+    journal_is(bmc, "the switch off", ["power 1", "shutdown 1"])
+    until("its system to shut down", lambda: home.read_again(sensor) or home.state("switch.server") == "off", PATIENCE)
+    clean_log(home)

@@ -1,0 +1,172 @@
+"""Drives one Home Assistant through all scenes. scripts/test-home-assistant starts it, in a network of its own.
+
+Usage: test.py VERSION SIDECAR FOLDER PICTURE COMMAND...
+  FOLDER is where it may write; PICTURE where to save the dashboard's picture, or "" for nowhere; COMMAND starts that
+  Home Assistant, with a configuration folder as one more argument.
+"""
+
+import re
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+import checks
+import guide
+import scenes
+from checks import expect, ok, scene
+from world import KEY, ROOT, Bmc, HomeAssistant, RefusingBmc, Sidecar
+
+NEWEST = "2026.11"
+OF_YEARS_AGO = ROOT / "tests/home-assistant/of-years-ago"
+
+# A user's own automations, two for each event.
+AUTOMATIONS = """\
+automation:
+  - alias: Event, first
+    trigger: &wanted
+      - platform: event
+        event_type: server_wanted
+    action: &on
+      - service: button.press
+        target:
+          entity_id: button.server_power_on
+  - alias: Event, second
+    trigger: *wanted
+    action: *on
+  - alias: Both, first
+    trigger: &both
+      - platform: event
+        event_type: server_wanted_and_reset
+    action: *on
+  - alias: Both, second
+    trigger: *both
+    action:
+      - service: button.press
+        target:
+          entity_id: button.server_reset
+"""
+
+
+def main():
+    version, binary, work, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    command = sys.argv[5:]
+    bmc, second = Bmc(work / "bmc", 6230), Bmc(work / "second-bmc", 6231)
+    refusing = RefusingBmc(work, 6232)
+    sidecar = Sidecar(binary, work / "sidecar.log")
+    second_sidecar = Sidecar(binary, work / "second-sidecar.log", 8081)
+    home = HomeAssistant(command, shipped(work / "shipped", version), work)
+    old = HomeAssistant(command, of_years_ago(work / "of-years-ago", version), work)
+    started = [bmc.process, second.process, refusing.process, sidecar, second_sidecar, home, old]
+    try:
+        sidecar.start(bmc)
+        second_sidecar.start(second)
+        scene(f"Home Assistant {version} with the shipped files")
+        ok(f"running after {home.start():.0f} s")
+        guided(home, version)
+        scenes.clean(home)
+        scenes.buttons(home, bmc)
+        scenes.switch(home, bmc)
+        scenes.schedule(home, bmc)
+        scenes.automations(home, bmc)
+        scenes.behind_its_back(home, bmc)
+        scenes.second_server(home, second)
+        if version == NEWEST:
+            import browser
+
+            browser.dashboard(home, bmc, sidecar, work, picture)
+        scene("Its log, after all this")
+        scenes.clean_log(home)
+
+        scenes.pressed_twice(home, bmc)
+        scenes.shutdown_that_fails(home, bmc, sidecar)
+        scenes.wrong_key(home, bmc, sidecar)
+        scenes.wrong_password(home, bmc, sidecar)
+        scenes.dead_bmc(home, bmc)
+        scenes.slow_bmc(home, bmc)
+        scenes.refusing_bmc(home, refusing, bmc, sidecar)
+        scenes.sidecar_restarted(home, bmc, sidecar)
+        home.stop()
+
+        sidecar.start(bmc)
+        scene(f"Home Assistant {version} with a configuration of years ago")
+        ok(f"running after {old.start():.0f} s")
+        scenes.of_years_ago(old, bmc)
+        if version == NEWEST:
+            browser.of_years_ago(old, bmc, work)
+    except BaseException:
+        traceback.print_exc()
+        evidence(work)
+        sys.exit(1)
+    finally:
+        for each in reversed(started):
+            each.stop()
+    (work / "passed").write_text(str(checks.passed))
+
+
+def shipped(folder, version):
+    """The configuration folder of someone who has followed the guide, for two servers."""
+    packages = folder / "packages"
+    packages.mkdir(parents=True)
+    configuration = "frontend:\n\n" + guide.block("# configuration.yaml") + "\n" + guide.block("# configuration.yaml: the dashboard")
+    if version != NEWEST:
+        configuration += "\n" + guide.block("# configuration.yaml: the switch, before Home Assistant 2025.12")
+    (folder / "configuration.yaml").write_text(configuration)
+    (folder / "secrets.yaml").write_text(
+        guide.block("# secrets.yaml").replace("…", KEY) + f"nas_power_key: {KEY}\n"
+    )
+    for name in ("ipmi_sidecar.yaml", "dashboard.yaml"):
+        shutil.copy(guide.SHIPPED / name, packages if name.startswith("ipmi") else folder)
+    (packages / "own_automations.yaml").write_text(AUTOMATIONS)
+
+    # The guide's sed line, done by hand; and a wait short enough for a test.
+    text = (packages / "ipmi_sidecar.yaml").read_text()
+    line = re.search(r"^\$ sed '([^']+)' ipmi_sidecar.yaml >nas.yaml$", guide.GUIDE, re.MULTILINE)
+    assert line, "the guide has no sed line for a second server"
+    for change in line[1].split("; "):
+        _, before, after, _ = change.split("/")
+        assert before in text, f"{before} is not in the package"
+        text = text.replace(before, after)
+    shorter = text.replace("repeat.index >= 30", "repeat.index >= 1")
+    assert shorter != text, "the package does not wait 30 times"
+    (packages / "nas.yaml").write_text(shorter)
+    return folder
+
+
+def of_years_ago(folder, version):
+    """The second configuration as it is; where Home Assistant dropped the older switch, with the guide's lines instead."""
+    shutil.copytree(OF_YEARS_AGO, folder)
+    (folder / "secrets.yaml").write_text(f"ipmi_api_key: {KEY}\n")
+    if version == NEWEST:
+        file = folder / "configuration.yaml"
+        text = file.read_text()
+        before = guide.block("# before")
+        assert before.split("\n", 1)[1] in text, "the guide's older switch is not the one of the second configuration"
+        file.write_text(text.replace(before.split("\n", 1)[1], guide.block("# from 2025.12 on")))
+    return folder
+
+
+def guided(home, version):
+    """The guide says what is there."""
+    scene("The guide")
+    expect("its codes, less those of README.md", set(), guide.codes(guide.GUIDE, "## Every code") - readme_codes() - {"no_answer"})
+    expect("the codes of README.md, less its own", set(), readme_codes() - guide.codes(guide.GUIDE, "## Every code"))
+    entities = set(re.findall(r"`((?:sensor|binary_sensor|switch|button|script|input_boolean|automation)\.server_\w+)`", guide.GUIDE))
+    there = {each["entity_id"] for each in home.get("/api/states")}
+    expect("entities it names and nobody has", set(), entities - there)
+    ours = {each for each in there if ".server_" in each}
+    expect("entities it does not name", set(), ours - entities)
+    assert readme_codes(), "README.md has no table of failures"
+
+
+def readme_codes():
+    return guide.codes((ROOT / "README.md").read_text(), "## Failures")
+
+
+def evidence(work):
+    """What helps to see why: the end of each log."""
+    for log in [*work.glob("*.log"), *work.glob("*/home-assistant.log"), *work.glob("*.output"), *work.glob("*/journal")]:
+        print(f"\n--- {log} ---\n" + "\n".join(log.read_text(errors="replace").splitlines()[-60:]), file=sys.stderr)
+
+
+main()

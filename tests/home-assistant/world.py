@@ -1,0 +1,280 @@
+"""What the test starts: simulated BMCs, the sidecar, Home Assistant. All on the loopback of a network of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import websocket
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "key-of-the-home-assistant-test"
+BMC_PASSWORD = "s3cret"
+HOME_ASSISTANT = "http://127.0.0.1:8123"
+PATIENCE = 30  # seconds for what should take a moment, on a crowded machine
+
+LAN = """\
+name "bmc"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {port}
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "sh {server}"
+  user 2 true "admin" "{password}" admin 10 none md2 md5 straight
+"""
+
+BOARD = """\
+mc_setbmc 0x20
+mc_add 0x20 0x20 no-device-sdrs 0x01 0x01 0x23 0x9f 0x2a7c 0x0b22
+sel_enable 0x20 1000 0x0a
+mc_enable 0x20
+"""
+
+# The server behind the BMC. Pressing its button asks its system to shut down, which takes a while.
+SERVER = """\
+cd "{folder}"
+[ "$1" = get ] || {{ echo "$*" >>journal; sleep "$(cat delay)"; }}
+case "$*" in
+    "get power")
+        [ ! -e off-at ] || [ "$(date +%s)" -lt "$(cat off-at)" ] || {{ echo 0 >power; rm off-at; }}
+        echo "power:$(cat power)"
+        ;;
+    "set power "*) rm -f off-at; echo "$3" >power ;;
+    "set shutdown 1") [ -e ignores-button ] || echo $(($(date +%s) + $(cat shutdown-takes))) >off-at ;;
+    "set reset 1") rm -f off-at ;;
+esac
+"""
+
+
+def until(what, condition, patience=PATIENCE):
+    """The first true result of `condition`; an error of the network means not yet."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            result = condition()
+        except OSError:
+            result = None
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience} s for {what}")
+        time.sleep(0.2)
+
+
+class Process:
+    """A program that ends with the test, and what it printed."""
+
+    def __init__(self, command, log, environment=None):
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+            )
+
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number):
+        self.popen.send_signal(number)
+
+    def stop(self):
+        if self.popen.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            try:
+                self.popen.wait(30)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+class Bmc:
+    """ipmi_sim, with a server behind it that keeps a journal of what it was told."""
+
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
+        folder.mkdir()
+        server = folder / "server"
+        server.write_text(SERVER.format(folder=folder))
+        (folder / "lan.conf").write_text(LAN.format(port=port, server=server, password=BMC_PASSWORD))
+        (folder / "bmc.emu").write_text(BOARD)
+        (folder / "journal").touch()
+        self.settle_in()
+        command = ["ipmi_sim", "-n", "-c", folder / "lan.conf", "-f", folder / "bmc.emu", "-s", folder]
+        self.process = Process(command, folder / "ipmi_sim.log")
+
+    def settle_in(self, power=0, delay=0, shutdown_takes=2, ignores_button=False):
+        """Sets the server as a scene wants it, and starts its journal again."""
+        (self.folder / "off-at").unlink(missing_ok=True)
+        (self.folder / "ignores-button").unlink(missing_ok=True)
+        if ignores_button:
+            (self.folder / "ignores-button").touch()
+        (self.folder / "power").write_text(f"{power}\n")
+        (self.folder / "delay").write_text(f"{delay}\n")
+        (self.folder / "shutdown-takes").write_text(f"{shutdown_takes}\n")
+        (self.folder / "journal").write_text("")
+
+    def journal(self):
+        return [line.removeprefix("set ") for line in (self.folder / "journal").read_text().splitlines()]
+
+    def fall_silent(self):
+        self.process.signal(signal.SIGSTOP)
+
+    def come_back(self):
+        self.process.signal(signal.SIGCONT)
+
+
+class RefusingBmc:
+    """pyghmi's BMC, which does not power cycle a server that is off. It speaks cipher suite 17."""
+
+    def __init__(self, folder, port):
+        self.port = port
+        command = [sys.executable, ROOT / "scripts/lib/bmc-of-suite-17", "127.0.0.1", port]
+        environment = {**os.environ, "USER": "admin", "PASSWORD": BMC_PASSWORD}
+        self.process = Process(command, folder / "pyghmi.log", environment)
+
+
+class Sidecar:
+    """The binary, on the port of the shipped files."""
+
+    def __init__(self, binary, log, port=8080):
+        self.binary, self.log, self.port = binary, log, port
+        self.process = None
+
+    def start(self, bmc, **variables):
+        self.stop()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "API_KEY": KEY,
+            "BMC_HOST": "127.0.0.1",
+            "BMC_PORT": str(bmc.port),
+            "BMC_USER": "admin",
+            "BMC_PASSWORD": BMC_PASSWORD,
+            "LISTEN_ADDR": f"127.0.0.1:{self.port}",
+            "POWER_COOLDOWN": "0",  # the scenes repeat cycles at a pace nobody would
+            **variables,
+        }
+        self.process = Process([self.binary], self.log, environment)
+        until("the sidecar", lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health").status == 200)
+
+    def stop(self):
+        if self.process:
+            self.process.stop()
+
+
+class HomeAssistant:
+    """One installation on one configuration folder, driven over its own interfaces as a person's browser drives it."""
+
+    def __init__(self, command, folder, work):
+        self.command, self.folder = command, folder
+        self.output = work / f"{folder.name}.output"
+        self.process, self.tokens = None, None
+
+    def start(self):
+        seen = time.monotonic()
+        self.process = Process([*self.command, self.folder], self.output)
+        until("Home Assistant to serve", self.serves, 180)
+        self.tokens = self.onboard()
+        until("Home Assistant to be running", lambda: self.get("/api/config")["state"] == "RUNNING", 120)
+        return time.monotonic() - seen
+
+    def serves(self):
+        assert self.process.popen.poll() is None, f"Home Assistant has ended:\n{self.process.text()}"
+        return self.ask("GET", "/manifest.json")
+
+    def onboard(self):
+        """What the first visit of a browser does, up to its tokens. Its later steps want the internet."""
+        client = HOME_ASSISTANT + "/"
+        user = {"client_id": client, "name": "Test", "username": "test", "password": "test-test", "language": "en"}
+        code = self.ask("POST", "/api/onboarding/users", json.dumps(user))["auth_code"]
+        form = urllib.parse.urlencode({"client_id": client, "grant_type": "authorization_code", "code": code})
+        tokens = self.ask("POST", "/auth/token", form, "application/x-www-form-urlencoded")
+        self.tokens = {**tokens, "clientId": client, "hassUrl": HOME_ASSISTANT}
+        return self.tokens
+
+    def ask(self, method, path, body=None, content_type="application/json"):
+        headers = {"Content-Type": content_type}
+        if self.tokens:
+            headers["Authorization"] = "Bearer " + self.tokens["access_token"]
+        data = body.encode() if body is not None else None
+        request = urllib.request.Request(HOME_ASSISTANT + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+    def post(self, path, body):
+        return self.ask("POST", path, json.dumps(body))
+
+    def websocket(self, command):
+        """One command over the WebSocket API, and its result."""
+        connection = websocket.create_connection(HOME_ASSISTANT.replace("http", "ws") + "/api/websocket", timeout=60)
+        try:
+            connection.recv()
+            connection.send(json.dumps({"type": "auth", "access_token": self.tokens["access_token"]}))
+            connection.recv()
+            connection.send(json.dumps({"id": 1, **command}))
+            reply = json.loads(connection.recv())
+            assert reply["success"], reply
+            return reply["result"]
+        finally:
+            connection.close()
+
+    def call(self, service, entity=None, **data):
+        if entity:
+            data["entity_id"] = entity
+        self.post("/api/services/" + service.replace(".", "/"), data)
+
+    def press(self, button):
+        self.call("button.press", f"button.{button}")
+
+    def state(self, entity):
+        return self.get(f"/api/states/{entity}")["state"]
+
+    def attributes(self, entity):
+        return self.get(f"/api/states/{entity}")["attributes"]
+
+    def read_again(self, sensor="sensor.server_power_state"):
+        self.call("homeassistant.update_entity", sensor)
+
+    def notifications(self):
+        """Each notification's text by its id, without those of Home Assistant itself."""
+        found = self.websocket({"type": "persistent_notification/get"})
+        return {each["notification_id"]: f"{each['title']}: {each['message']}" for each in found}
+
+    def dismiss_all(self):
+        self.call("persistent_notification.dismiss_all")
+
+    def complaints(self):
+        """Warnings and errors in its log, whole records."""
+        records = []
+        for line in (self.folder / "home-assistant.log").read_text(errors="replace").splitlines():
+            if line[:4].isdigit():
+                records.append(line)
+            elif records:
+                records[-1] += "\n" + line
+        return [record for record in records if " WARNING " in record or " ERROR " in record]
+
+    def stop(self):
+        if self.process:
+            self.process.stop()
