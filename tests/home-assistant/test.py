@@ -68,7 +68,6 @@ def main():
         scenes.buttons(home, bmc)
         scenes.switch(home, bmc)
         scenes.schedule(home, bmc)
-        scenes.automations(home, bmc)
         scenes.behind_its_back(home, bmc)
         scenes.second_server(home, second)
         if version == NEWEST:
@@ -78,6 +77,7 @@ def main():
         scene("Its log, after all this")
         scenes.clean_log(home)
 
+        scenes.automations(home, bmc)
         scenes.pressed_twice(home, bmc)
         scenes.shutdown_that_fails(home, bmc, sidecar)
         scenes.wrong_key(home, bmc, sidecar)
@@ -109,8 +109,6 @@ def shipped(folder, version):
     packages = folder / "packages"
     packages.mkdir(parents=True)
     configuration = "frontend:\n\n" + guide.block("# configuration.yaml") + "\n" + guide.block("# configuration.yaml: the dashboard")
-    if version != NEWEST:
-        configuration += "\n" + guide.block("# configuration.yaml: the switch, before Home Assistant 2025.12")
     (folder / "configuration.yaml").write_text(configuration)
     (folder / "secrets.yaml").write_text(
         guide.block("# secrets.yaml").replace("…", KEY) + f"nas_power_key: {KEY}\n"
@@ -123,14 +121,22 @@ def shipped(folder, version):
     text = (packages / "ipmi_sidecar.yaml").read_text()
     line = re.search(r"^\$ sed '([^']+)' ipmi_sidecar.yaml >nas.yaml$", guide.GUIDE, re.MULTILINE)
     assert line, "the guide has no sed line for a second server"
-    for change in line[1].split("; "):
-        _, before, after, _ = change.split("/")
-        assert before in text, f"{before} is not in the package"
-        text = text.replace(before, after)
-    shorter = text.replace("repeat.index >= 30", "repeat.index >= 1")
-    assert shorter != text, "the package does not wait 30 times"
-    (packages / "nas.yaml").write_text(shorter)
+    changes = [change.split("/")[1:3] for change in line[1].split("; ")]
+    shorter = [("repeat.index >= 30", "repeat.index >= 1")]
+    (packages / "nas.yaml").write_text(replaced(text, changes + shorter))
+
+    if version != NEWEST:
+        switch = guide.block("# packages/ipmi_sidecar_switch.yaml, before Home Assistant 2025.12")
+        (packages / "ipmi_sidecar_switch.yaml").write_text(switch)
+        (packages / "nas_switch.yaml").write_text(replaced(switch, changes[:2]))
     return folder
+
+
+def replaced(text, changes):
+    for before, after in changes:
+        assert before in text, f"there is no {before} to replace in:\n{text}"
+        text = text.replace(before, after)
+    return text
 
 
 def of_years_ago(folder, version):
