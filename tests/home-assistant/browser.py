@@ -31,7 +31,7 @@ def page_of(home, path, work):
             str(work / f"browser-{home.folder.name}"),
             executable_path="/usr/bin/chromium",
             args=OPTIONS,
-            viewport={"width": 470, "height": 760},
+            viewport={"width": 470, "height": 616},
             device_scale_factor=1.5,
         )
         chromium.set_default_timeout(PATIENCE)

@@ -30,7 +30,6 @@ NOT_OURS = {
     "Support for the running Python version": "the Python of its day",
     "FFmpeg": "not installed",
     "turbojpeg": "not installed",
-    "assist_pipeline": "its voice parts want a C++ compiler",
 }
 
 # Repairs that are about how it was installed here.
