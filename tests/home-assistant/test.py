@@ -60,9 +60,9 @@ def main():
     started = [bmc.process, second.process, refusing.process, sidecar, second_sidecar, home, old]
     try:
         sidecar.start(bmc)
-        second_sidecar.start(second)
         scene(f"Home Assistant {version} with the shipped files")
         ok(f"running after {home.start():.0f} s")
+        second_sidecar.start(second)  # the later one of the two, as in a pod
         guided(home, version)
         scenes.clean(home)
         scenes.buttons(home, bmc)
