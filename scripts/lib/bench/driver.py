@@ -1,0 +1,357 @@
+"""Runs the peers in turns, and writes down what they took. Called by scripts/bench.
+
+Usage: driver.py FOLDER BINARY [--quick]
+"""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import attacks
+import instructions
+import report
+from machine import Group, ask, free_port, healthy_after
+from peers import KEY, PASSWORD, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Site, Static, Webhook, clear
+
+ENTERPRISES = "/usr/share/misc/enterprise-numbers.txt"
+ONE_ENTERPRISE = "image" + ENTERPRISES  # what the image has instead, since ipmitool reads all of it each time
+FLOOR = "the floor"
+
+# What is asked, and a part of every good answer.
+STATUS = ("GET", "/power/status", "Chassis Power is on")
+CHANGE = ("POST", "/power/on", "Chassis Power Control: Up/On")
+
+
+class Plan:
+    """How much of everything."""
+
+    def __init__(self, quick):
+        self.quick = quick
+        self.rounds = 3 if quick else 7
+        self.seconds = 0.15 if quick else 0.4
+        self.slow_seconds = 0.3 if quick else 0.6
+        self.siege = 1 if quick else 3
+        self.attacks = list(attacks.ATTACKS)[:3] if quick else list(attacks.ATTACKS)
+        # work: where its ipmitool is, and the numbers of clients
+        self.works = {
+            "instant": (self.seconds, (4,) if quick else (1, 4, 32)),
+            "50 ms": (self.slow_seconds, (32,) if quick else (1, 4, 32)),
+            "Debian's": (self.slow_seconds, (1,) if quick else (1, 4, 32)),
+        }
+        if not quick:
+            self.works["the image's"] = self.works["Debian's"]
+
+
+class Bench:
+    def __init__(self, folder, binary, plan, scratch):
+        self.folder, self.plan, self.scratch = folder, plan, scratch
+        self.group = Group()
+        self.counter = folder / "counter"
+        self.helpers = []
+        self.site = Site(folder, binary, scratch / "site", free_port())
+        clear(self.site.folder)
+        self.peers = [Dynamic(), Gunicorn(), Webhook(), Busybox(), Lighttpd(), LighttpdOurs()]
+        if not plan.quick:
+            self.peers.insert(1, Static())
+        self.log = (scratch / "peer.log").open("w+")
+        self.result = {"figures": {}, "attacks": {}, "notes": {}}
+
+    # --- Figures: work, clients, peer, name, and a value a round ----------------
+
+    def put(self, work, clients, peer, **values):
+        for name, value in values.items():
+            rows = self.result["figures"].setdefault(f"{work}|{clients}|{peer}|{name}", [])
+            rows.append(value)
+
+    # --- Peers -------------------------------------------------------------------
+
+    def start(self, peer, work="instant", wrapper=(), **environment):
+        port = free_port()
+        clear(self.site.folder)
+        self.site.ipmitool = self.programs(work)
+        command, own = peer.prepare(self.site, port)
+        if work == "the image's":
+            wrapper = [*wrapper, *self.with_one_enterprise()]
+        self.log.truncate(0)
+        process, begun = self.group.start([*wrapper, *command], self.log, **own, **environment)
+        return port, healthy_after(port, peer.health, process, begun)
+
+    def started(self, peer, *arguments, **environment):
+        port, took = self.start(peer, *arguments, **environment)
+        if took is None:
+            self.fail(f"starting {peer.name}: it never answered {peer.health}")
+        return port, took
+
+    def programs(self, work):
+        return {
+            "instant": self.folder / "stub/0/ipmitool",
+            "50 ms": self.folder / "stub/50/ipmitool",
+            "2 s": self.folder / "stub/2000/ipmitool",
+            "Debian's": Path(shutil.which("ipmitool")),
+            "the image's": self.folder / "image/usr/bin/ipmitool",
+        }[work]
+
+    def with_one_enterprise(self):
+        """The image's ipmitool finds the image's file, in a mount that only this peer sees."""
+        mount = f'mount --bind "{self.folder / ONE_ENTERPRISE}" {ENTERPRISES} && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mount, "sh"]
+
+    def fail(self, what):
+        self.log.flush()
+        said = Path(self.log.name).read_text()[-2000:]
+        sys.exit(f"scripts/bench: {what}; its log: {said}")
+
+    # --- Loads -------------------------------------------------------------------
+
+    def load(self, seconds, clients, port, request, pause=0):
+        method, path, expected = request
+        words = [self.folder / "load", seconds, clients, pause, port, method, path, KEY, expected]
+        return self.help_by(words, stdout=subprocess.PIPE, text=True)
+
+    def help_by(self, words, **options):
+        """Starts a program of our own, which is no part of a peer."""
+        self.helpers = [helper for helper in self.helpers if helper.poll() is None]
+        self.helpers.append(subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, **options))
+        return self.helpers[-1]
+
+    def measure(self, work, clients, name, run):
+        """The figures of one load, which `run` starts."""
+        self.counter.write_bytes(struct.pack("3i", 0, 0, 0))
+        before = self.group.cpu()
+        line = run().communicate()[0].split()
+        used = self.group.cpu() - before
+        good, failed, seconds, median, late, _ = map(float, line)
+        self.put(work, clients, name, failed=failed, rate=good / seconds)
+        if good:
+            self.put(work, clients, name, p50=median, p99=late, cpu=used / good * 1e6)
+        if "50 ms" in work:
+            self.put(work, clients, name, at_once=struct.unpack("3i", self.counter.read_bytes())[1])
+
+    # --- One round -----------------------------------------------------------------
+
+    def round(self, number):
+        for work in self.plan.works:
+            peers = [*self.peers, None]  # None: the floor
+            shift = number % len(peers)
+            for peer in peers[shift:] + peers[:shift]:
+                if peer is None:
+                    self.round_of_floor(work)
+                else:
+                    self.round_of(peer, work)
+
+    def round_of(self, peer, work):
+        seconds, crowds = self.plan.works[work]
+        port, started = self.started(peer, work)
+        if work == "instant":
+            time.sleep(0.2)
+            processes, threads = self.group.counts()
+            idle = self.group.memory()
+            self.put("start", 0, peer.name, ms=started)
+            self.put("idle", 0, peer.name, pss=idle, processes=processes, threads=threads)
+            health = ("GET", peer.health, peer.healthy)
+            for clients in crowds:
+                self.measure("health", clients, peer.name, lambda: self.load(seconds, clients, port, health))
+            change = (CHANGE[0], peer.prefix + CHANGE[1], CHANGE[2])
+            self.measure("change", 1, peer.name, lambda: self.load(seconds, 1, port, change))
+        status = (STATUS[0], peer.prefix + STATUS[1], STATUS[2])
+        for clients in crowds:
+            self.measure(f"status {work}", clients, peer.name, lambda: self.load(seconds, clients, port, status))
+        if work == "50 ms":
+            self.put("loaded", 0, peer.name, pss=self.most_memory(self.load(seconds, 32, port, status)))
+        self.group.end()
+
+    def round_of_floor(self, work):
+        seconds, crowds = self.plan.works[work]
+        self.site.ipmitool = self.programs(work)
+        if work == "instant":
+            self.measure("change", 1, FLOOR, lambda: self.start_floor(1, seconds, CHANGE, work))
+        for clients in crowds:
+            self.measure(f"status {work}", clients, FLOOR, lambda: self.start_floor(clients, seconds, STATUS, work))
+        self.group.end()
+
+    def start_floor(self, clients, seconds, request, work, wrapper=()):
+        command = self.site.command("power on" if request is CHANGE else "power status")
+        words = [self.folder / "floor", seconds, clients, request[2], *command]
+        if work == "the image's":
+            wrapper = self.with_one_enterprise()
+        output = (self.scratch / "floor.log").open("w+")
+        process, _ = self.group.start([*wrapper, *map(str, words)], output, IPMITOOL_PASSWORD=PASSWORD)
+        return Output(process, output)
+
+    def most_memory(self, load):
+        most = 0
+        while load.poll() is None:
+            most = max(most, self.group.memory())
+            time.sleep(0.05)
+        return most
+
+    # --- Once ------------------------------------------------------------------------
+
+    def stuck(self, peer):
+        """The worst /health while 32 commands of 2 s are under way: or None, if one failed."""
+        port, _ = self.started(peer, "2 s")
+        status = (STATUS[0], peer.prefix + STATUS[1], STATUS[2])
+        self.counter.write_bytes(struct.pack("3i", 0, 0, 0))
+        crowd = self.load(0.1, 32, port, status)
+        time.sleep(0.4)
+        looks = self.load(1.2, 1, port, ("GET", peer.health, peer.healthy), pause=0.005)
+        try:
+            good, failed, _, _, _, worst = map(float, looks.communicate(timeout=4)[0].split())
+        except subprocess.TimeoutExpired:
+            looks.kill()
+            looks.wait()
+            good, failed, worst = 0, 1, 4e6
+        self.put("stuck", 32, peer.name, worst=worst, failed=failed, at_once=struct.unpack("3i", self.counter.read_bytes())[1])
+        crowd.kill()
+        crowd.wait()
+        self.group.end()
+
+    def attack(self, peer, name):
+        """Does it still answer, during and after? And its memory at its most."""
+        port, _ = self.started(peer)
+        words = [name, port, self.plan.siege, peer.health, peer.prefix + "/power/on"]
+        command = [sys.executable, attacks.__file__, *words]
+        attacker = self.help_by(command)
+        most, worst, looks, answered = 0, 0, 0, 0
+        is_over = False
+        while not is_over:
+            is_over = attacker.poll() is not None  # one more look, behind it
+            begun = time.monotonic()
+            answered += ask(port, peer.health, 2)
+            looks += 1
+            worst = max(worst, time.monotonic() - begun)
+            most = max(most, self.group.memory())
+            time.sleep(0.05)
+        self.group.end()
+        self.result["attacks"][f"{name}|{peer.name}"] = {
+            "looks": looks, "answered": answered, "worst": worst * 1e3, "pss": most
+        }
+
+    def sizes(self):
+        packages = Packages()
+        for peer in self.peers:
+            self.put("disk", 0, peer.name, bytes=packages.size(peer.packages) + peer.own_size(self.site))
+
+    # --- The simulated BMC -------------------------------------------------------------
+
+    def start_bmc(self):
+        folder = self.scratch / "bmc"
+        folder.mkdir(mode=0o700)
+        (folder / "lan.conf").write_text(LAN.format(port=self.site.bmc_port, chassis=self.programs("instant"), password=PASSWORD))
+        (folder / "bmc.emu").write_text(EMU)
+        with (folder / "log").open("w") as log:
+            command = ["ipmi_sim", "-n", "-c", "lan.conf", "-f", "bmc.emu", "-s", "."]
+            self.help_by(command, cwd=folder, stdout=log, stderr=log)
+
+    def learn(self):
+        """The command lines of `ipmitool` that everybody gets; and whether the simulated BMC answers."""
+        ours = Dynamic()
+        port, _ = self.started(ours, "Debian's", RUST_LOG="debug")
+        for request in (STATUS, CHANGE):
+            line = self.load(0.1, 1, port, request).communicate()[0]
+            if int(line.split()[0]) == 0:
+                self.fail(f"asking for {request[1]} before anything is measured: no good answer")
+        self.site.learn_commands(Path(self.log.name).read_text())
+        self.group.end()
+
+    def run(self):
+        self.start_bmc()
+        self.learn()
+        begun = time.monotonic()
+        for number in range(self.plan.rounds):
+            print(f"Round {number + 1} of {self.plan.rounds}, {time.monotonic() - begun:.0f} s …", flush=True)
+            self.round(number)
+            for peer in self.peers:
+                self.stuck(peer)
+        for name in self.plan.attacks:
+            print(f"Attack: {name}, {time.monotonic() - begun:.0f} s …", flush=True)
+            for peer in self.peers:
+                self.attack(peer, name)
+        print(f"Instructions, {time.monotonic() - begun:.0f} s …", flush=True)
+        instructions.count(self, FLOOR, CHANGE)
+        self.sizes()
+        self.result["seconds"] = time.monotonic() - begun
+
+    def close(self):
+        for helper in self.helpers:
+            helper.kill()
+            helper.wait()
+        self.group.remove()
+
+
+class Output:
+    """The floor prints into a file, for it is one of the peers."""
+
+    def __init__(self, process, file):
+        self.process, self.file = process, file
+
+    def communicate(self):
+        self.process.wait()
+        self.file.seek(0)
+        return self.file.read(), None
+
+
+LAN = """name "bench"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {port}
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "{chassis}"
+  user 2 true "admin" "{password}" admin 10 none md2 md5 straight
+"""
+EMU = """mc_setbmc 0x20
+mc_add 0x20 0x20 no-device-sdrs 0x01 0x01 0x23 0x9f 0x2a7c 0x0b22
+sel_enable 0x20 1000 0x0a
+mc_enable 0x20
+"""
+
+
+def describe(bench):
+    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line or "Processor" in line)
+    names = ("ipmitool", "webhook", "busybox", "lighttpd", "python3")
+    query = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *names], capture_output=True, text=True, check=True)
+    version = subprocess.run([str(bench.site.binary), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    notes = bench.result["notes"]
+    notes["machine"] = f"{cpu.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}"
+    notes["versions"] = f"{version}, Flask 3.1.0, Gunicorn 23.0.0; Debian's {query.stdout.rstrip(', ')}"
+    notes["rounds"] = bench.plan.rounds
+    notes["quick"] = bench.plan.quick
+    notes["cpu"] = bench.group.counting
+    notes["load"] = Path("/proc/loadavg").read_text().split()[0]
+    notes["date"] = time.strftime("%Y-%m-%d")
+    notes["peers"] = {peer.name: peer.note for peer in bench.peers}
+
+
+def main():
+    folder, binary, quick = Path(sys.argv[1]), Path(sys.argv[2]), "--quick" in sys.argv
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(folder, binary, Plan(quick), Path(scratch))
+        describe(bench)
+        try:
+            bench.run()
+        finally:
+            bench.close()
+    (folder / "result.json").write_text(json.dumps(bench.result, indent=1) + "\n")
+    text = report.text(bench.result)
+    (folder / "result.md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Processes in a group of their own, and what they cost."""
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+DESCRIPTORS = 1024  # what a service gets by default
+PATIENCE = 20  # seconds for a server to start: valgrind makes all of them slow
+
+
+class Group:
+    """All processes of one peer. A control group counts their time, that of every child that has ended included."""
+
+    def __init__(self):
+        self.folder = self.make_folder()
+        self.is_exact = self.folder is not None
+        self.processes = []
+
+    @staticmethod
+    def make_folder():
+        own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        for _, mount, kind, options, *_ in mounts:
+            names = [name for name in own if "cpuacct" in name.split(",")]
+            if kind == "cgroup" and "cpuacct" in options.split(",") and names:
+                path = own[names[0]]
+            elif kind == "cgroup2" and not any("cpuacct" in name.split(",") for name in own):
+                path = own[""]
+            else:
+                continue
+            folder = Path(mount + path) / f"ipmi-sidecar-bench-{os.getpid()}"
+            with contextlib.suppress(OSError):
+                folder.mkdir(exist_ok=True)
+                return folder
+        return None
+
+    @property
+    def counting(self):
+        if not self.is_exact:
+            return "/proc/PID/stat, in steps of 10 ms: no control group could be made"
+        version = "v1" if (self.folder / "cpuacct.usage").exists() else "v2"
+        return f"a control group ({version})"
+
+    def start(self, command, log, **environment):
+        """Runs it, and gives the moment at which it did."""
+        reading, writing = os.pipe()
+
+        def join():
+            if self.is_exact:
+                (self.folder / "cgroup.procs").write_text("0")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            os.write(writing, str(time.monotonic_ns()).encode())
+
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", **environment},
+            start_new_session=True,
+            preexec_fn=join,
+        )
+        begun = int(os.read(reading, 32)) / 1e9
+        os.close(reading)
+        os.close(writing)
+        self.processes.append(process)
+        return process, begun
+
+    def pids(self):
+        if self.is_exact:
+            return [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]
+        sessions = {process.pid for process in self.processes}
+        return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and self.session(int(pid)) in sessions]
+
+    @staticmethod
+    def session(pid):
+        with contextlib.suppress(OSError):
+            return os.getsid(pid)
+        return None
+
+    def cpu(self):
+        """Seconds since the beginning, of all."""
+        if not self.is_exact:
+            return sum(sum(map(int, self.stat(pid)[11:15])) for pid in self.pids()) / os.sysconf("SC_CLK_TCK")
+        usage = self.folder / "cpuacct.usage"
+        if usage.exists():
+            return int(usage.read_text()) / 1e9
+        return int((self.folder / "cpu.stat").read_text().split()[1]) / 1e6
+
+    @staticmethod
+    def stat(pid):
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return ["0"] * 20
+
+    def memory(self):
+        """PSS in KiB: what they share with others counts in shares."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                total += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        return total
+
+    def counts(self):
+        """Processes and threads."""
+        pids = self.pids()
+        threads = 0
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                threads += len(os.listdir(f"/proc/{pid}/task"))
+        return len(pids), threads
+
+    def end(self):
+        for process in self.processes:
+            process.terminate()
+        until = time.monotonic() + 3
+        while self.pids() and time.monotonic() < until:
+            time.sleep(0.01)
+            for process in self.processes:
+                process.poll()
+        while left := self.pids():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+            for process in self.processes:
+                process.poll()
+        self.processes = []
+
+    def remove(self):
+        self.end()
+        if self.is_exact:
+            self.folder.rmdir()
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """Below those that the kernel gives to clients: one of those could connect to itself while its server starts."""
+    while True:
+        port = random.randrange(16384, 32768)
+        with contextlib.suppress(OSError), socket.socket(type=kind) as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def ask(port, path, timeout):
+    """Whether it answers with 200 in this time."""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+    with contextlib.suppress(OSError), socket.socket() as connection:
+        connection.settimeout(timeout)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(request)
+        return connection.recv(64)[8:12] == b" 200"
+    return False
+
+
+def healthy_after(port, path, process, begun):
+    """Milliseconds from the start to the first healthy answer."""
+    while time.monotonic() < begun + PATIENCE:
+        if ask(port, path, PATIENCE):
+            return (time.monotonic() - begun) * 1e3
+        if process.poll() is not None:
+            break
+        time.sleep(0.0002)
+    return None

@@ -1,0 +1,186 @@
+"""Figures into tables that people read, and goals into reached or missed."""
+
+from statistics import median
+
+FLOOR, OURS, IMAGE = "the floor", "ipmi-sidecar", "ipmi-sidecar, image"
+GUNICORN, WEBHOOK = "Gunicorn", "webhook"
+KB = 1024 / 1000  # a KiB
+
+
+class Figures:
+    def __init__(self, result):
+        self.result = result
+        self.figures = {tuple(key.split("|")): values for key, values in result["figures"].items()}
+        self.peers = list(result["notes"]["peers"])
+
+    def of(self, work, clients, peer, name):
+        return self.figures.get((work, str(clients), peer, name), [])
+
+    def ratios(self, one, other):
+        """Of two figures, each within its round."""
+        pairs = zip(self.of(*one), self.of(*other), strict=False)
+        return [own / theirs for own, theirs in pairs if theirs]
+
+
+def spread(values, digits=3):
+    """Median [least–most]."""
+    if not values:
+        return "–"
+    middle, least, most = median(values), min(values), max(values)
+    if least == most:
+        return number(middle, digits)
+    return f"{number(middle, digits)} [{number(least, digits)}–{number(most, digits)}]"
+
+
+def number(value, digits=3):
+    """With three digits that count, and all before the point."""
+    if value == int(value) and abs(value) < 1e5 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    decimals = max(0, digits - len(f"{int(abs(value))}".lstrip("0")) - (1 if abs(value) < 0.1 else 0))
+    return f"{value:.{min(decimals, 2 if abs(value) >= 0.1 else 3)}f}"
+
+
+def table(heads, rows):
+    widths = [max(len(str(row[at])) for row in [heads, *rows]) for at in range(len(heads))]
+    lines = [heads, ["-" * width for width in widths], *rows]
+    return "".join("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |\n" for line in lines)
+
+
+# --- Tables -----------------------------------------------------------------------
+
+
+def requests(figures, work, clients):
+    rows = []
+    for peer in [FLOOR, *figures.peers]:
+        rate = figures.of(work, clients, peer, "rate")
+        if not rate:
+            continue
+        failed = sum(figures.of(work, clients, peer, "failed"))
+        rows.append([
+            peer,
+            spread(rate),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "p50")]),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "p99")]),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "cpu")]),
+            spread(figures.ratios((work, clients, peer, "cpu"), (work, clients, OURS, "cpu"))),
+            number(max(figures.of(work, clients, peer, "at_once"), default=0)) if "50 ms" in work else "–",
+            number(failed),
+        ])
+    heads = ["", "requests/s", "p50, ms", "p99, ms", "CPU a request, ms", "CPU / ours", "at once", "failed"]
+    return table(heads, rows)
+
+
+def standing(figures):
+    rows = []
+    for peer in figures.peers:
+        rows.append([
+            peer,
+            spread(figures.of("start", 0, peer, "ms")),
+            spread([value * KB for value in figures.of("idle", 0, peer, "pss")]),
+            spread([value * KB for value in figures.of("loaded", 0, peer, "pss")]),
+            spread(figures.of("idle", 0, peer, "processes")),
+            spread(figures.of("idle", 0, peer, "threads")),
+            number(figures.of("disk", 0, peer, "bytes")[0] / 1e6),
+            spread([value / 1e3 for value in figures.of("stuck", 32, peer, "worst")]),
+            instructions(figures, peer),
+        ])
+    heads = ["", "start, ms", "idle PSS, kB", "loaded PSS, kB", "processes", "threads", "on disk, MB", "worst /health of 32 stuck, ms", "instructions a change"]
+    rows.append([FLOOR, *["–"] * 7, instructions(figures, FLOOR)])
+    return table(heads, rows)
+
+
+def instructions(figures, peer):
+    each = figures.of("instructions", 1, peer, "each")
+    return f"{each[0]:,.0f}" if each else "–"
+
+
+def attacks(figures):
+    names = list(dict.fromkeys(key.split("|")[0] for key in figures.result["attacks"]))
+    rows = []
+    for name in names:
+        outcomes = [figures.result["attacks"][f"{name}|{peer}"] for peer in figures.peers]
+        rows.append([name, *map(outcome, outcomes)])
+    rows.append(["survived", *(f"{survived(figures, peer)} of {len(names)}" for peer in figures.peers)])
+    return table(["", *figures.peers], rows)
+
+
+def outcome(found):
+    memory = f"{number(found['pss'] * KB / 1e3)} MB"
+    if found["answered"] == found["looks"]:
+        return f"{number(found['worst'])} ms, {memory}"
+    return f"**silent**, {memory}"
+
+
+def survived(figures, peer):
+    outcomes = [found for key, found in figures.result["attacks"].items() if key.split("|")[1] == peer]
+    return sum(found["answered"] == found["looks"] for found in outcomes)
+
+
+# --- Goals --------------------------------------------------------------------------
+
+
+def goals(figures):
+    """Each a text, a figure as it was found, and whether it will do: None where it was not measured."""
+    ours = [peer for peer in (OURS, IMAGE) if peer in figures.peers]
+
+    def ratio(work, clients, name, own, other, at_most=None, at_least=None):
+        values = figures.ratios((work, clients, own, name), (work, clients, other, name))
+        return spread(values), fits(values, at_most, at_least)
+
+    def worst(values, limit, unit):
+        return f"{number(max(values))} {unit}" if values else "–", max(values) < limit if values else None
+
+    def fits(values, at_most, at_least):
+        if not values:
+            return None
+        return median(values) <= at_most if at_most is not None else median(values) >= at_least
+
+    change, status, slow = "change", "status instant", "status 50 ms"
+    yield "change, instant stub, 1 client: CPU at most 1.35 × the floor's", *ratio(change, 1, "cpu", OURS, FLOOR, at_most=1.35)
+    yield "change, instant stub, 1 client: p50 at most 1.3 × the floor's", *ratio(change, 1, "p50", OURS, FLOOR, at_most=1.3)
+    yield "status, instant stub, 4 clients: at least the rate of the floor with 4", *ratio(status, 4, "rate", OURS, FLOOR, at_least=1)
+    yield "status, instant stub, 4 clients: at least 5 × Gunicorn's rate", *ratio(status, 4, "rate", OURS, GUNICORN, at_least=5)
+    yield "status, 50 ms, 32 clients: at least the rate of webhook", *ratio(slow, 32, "rate", OURS, WEBHOOK, at_least=1)
+    at_once = figures.of(slow, 32, OURS, "at_once") + figures.of("stuck", 32, OURS, "at_once")
+    yield "never more than 2 ipmitool at once", *worst(at_once, 3, "at once")
+    image = ("status the image's", 1, IMAGE, "cpu")
+    values = figures.ratios(image, ("status Debian's", 1, GUNICORN, "cpu"))
+    yield "status, real ipmitool: the image at most 1/3 of the CPU of Debian's under Gunicorn", spread(values), fits(values, 1 / 3, None)
+    stuck = [value / 1e3 for peer in ours for value in figures.of("stuck", 32, peer, "worst")]
+    yield "/health while 32 are stuck: worst under 5 ms", *worst(stuck, 5, "ms")
+    for peer, limit in zip((OURS, IMAGE), (1000, 1800), strict=True):
+        idle = [value * KB for value in figures.of("idle", 0, peer, "pss")]
+        yield f"idle PSS of {peer}: under {limit:,} kB", *worst(idle, limit, "kB")
+    threads = [value for peer in ours for value in figures.of("idle", 0, peer, "threads")]
+    yield "at most 4 threads", *worst(threads, 5, "threads")
+    besieged = [found["pss"] * KB for key, found in figures.result["attacks"].items() if key.split("|")[1] in ours]
+    yield "PSS under every attack: under 5,000 kB", *worst(besieged, 5000, "kB")
+    start = figures.of("start", 0, OURS, "ms")
+    yield "start to first healthy answer: under 10 ms", spread(start), fits(start, 10, None)
+    yield "start to first healthy answer: 50 × faster than Gunicorn", *ratio("start", 0, "ms", GUNICORN, OURS, at_least=50)
+    counts = {peer: survived(figures, peer) for peer in figures.peers}
+    total = len(figures.result["attacks"]) // len(figures.peers)
+    best = max(counts.values())
+    yield "attacks survived: all, and no peer survives more", f"{counts[OURS]} of {total}", counts[OURS] == total == best
+
+
+def text(result):
+    figures = Figures(result)
+    notes = result["notes"]
+    parts = [
+        f"{notes['machine']}; {notes['rounds']} rounds{', --quick' if notes['quick'] else ''}, {result['seconds']:.0f} s, "
+        f"on {notes['date']}, load {notes['load']} before.\n{notes['versions']}.\n"
+        f"Each figure is the median of the rounds [least–most]; ratios are taken within a round. CPU by {notes['cpu']}.\n",
+        "\n".join(f"- {name}: {note}" for name, note in notes["peers"].items()) + "\n",
+    ]
+    works = dict.fromkeys((work, int(clients)) for work, clients, _, name in figures.figures if name == "rate")
+    for work, clients in works:
+        parts.append(f"### {work}, {clients} client{'s' * (clients > 1)}\n\n{requests(figures, work, clients)}")
+    parts.append(f"### At rest\n\n{standing(figures)}")
+    if missing := notes.get("no instructions"):
+        parts[-1] += f"\nCallgrind does not run or count {', '.join(missing)}.\n"
+    parts.append(f"### Attacks: the worst /health, and the most PSS\n\n{attacks(figures)}")
+    verdicts = {True: "reached", False: "**missed**", None: "not measured"}
+    rows = [[goal, found, verdicts[will_do]] for goal, found, will_do in goals(figures)]
+    parts.append(f"### Goals\n\n{table(['goal', 'measured', ''], rows)}")
+    return "\n".join(parts)
