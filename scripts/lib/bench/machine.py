@@ -117,10 +117,11 @@ class Group:
                 threads += len(os.listdir(f"/proc/{pid}/task"))
         return len(pids), threads
 
-    def end(self):
+    def end(self, patience=3):
+        """Asks all to end, waits so many seconds, and ends them."""
         for process in self.processes:
             process.terminate()
-        until = time.monotonic() + 3
+        until = time.monotonic() + patience
         while self.pids() and time.monotonic() < until:
             time.sleep(0.01)
             for process in self.processes:
