@@ -345,8 +345,8 @@ def describe(bench):
 
 def main():
     folder, binary, quick = Path(sys.argv[1]), Path(sys.argv[2]), "--quick" in sys.argv
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(folder, binary, Plan(quick), Path(scratch))
         describe(bench)

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ class Group:
 
     def __init__(self):
         self.folder = self.make_folder()
-        self.is_exact = self.folder is not None
         self.processes = []
 
     @staticmethod
@@ -38,26 +38,22 @@ class Group:
             with contextlib.suppress(OSError):
                 folder.mkdir(exist_ok=True)
                 return folder
-        return None
+        sys.exit("scripts/bench: making a control group: none can be made: run it as root, where /sys/fs/cgroup is writable")
 
     @property
     def counting(self):
-        if not self.is_exact:
-            return "/proc/PID/stat, in steps of 10 ms: no control group could be made"
-        version = "v1" if (self.folder / "cpuacct.usage").exists() else "v2"
-        return f"a control group ({version})"
+        return "a control group, v1" if (self.folder / "cpuacct.usage").exists() else "a control group, v2"
 
     def start(self, command, log, **environment):
         """Runs it, and gives the moment at which it did."""
         reading, writing = os.pipe()
 
         def join():
-            if self.is_exact:
-                (self.folder / "cgroup.procs").write_text("0")
+            (self.folder / "cgroup.procs").write_text("0")
             resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             os.write(writing, str(time.monotonic_ns()).encode())
 
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -73,31 +69,14 @@ class Group:
         return process, begun
 
     def pids(self):
-        if self.is_exact:
-            return [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]
-        sessions = {process.pid for process in self.processes}
-        return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and self.session(int(pid)) in sessions]
-
-    @staticmethod
-    def session(pid):
-        with contextlib.suppress(OSError):
-            return os.getsid(pid)
-        return None
+        return [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]
 
     def cpu(self):
         """Seconds since the beginning, of all."""
-        if not self.is_exact:
-            return sum(sum(map(int, self.stat(pid)[11:15])) for pid in self.pids()) / os.sysconf("SC_CLK_TCK")
         usage = self.folder / "cpuacct.usage"
         if usage.exists():
             return int(usage.read_text()) / 1e9
         return int((self.folder / "cpu.stat").read_text().split()[1]) / 1e6
-
-    @staticmethod
-    def stat(pid):
-        with contextlib.suppress(OSError):
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return ["0"] * 20
 
     def memory(self):
         """PSS in KiB: what they share with others counts in shares."""
@@ -137,8 +116,7 @@ class Group:
 
     def remove(self):
         self.end()
-        if self.is_exact:
-            self.folder.rmdir()
+        self.folder.rmdir()
 
 
 def free_port(kind=socket.SOCK_STREAM):
