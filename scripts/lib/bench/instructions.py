@@ -3,6 +3,8 @@
 # Two runs, so that the start cancels out.
 SHORT, LONG = 1.0, 3.0
 
+PATIENCE = 30  # seconds to write down what was counted
+
 
 def count(bench, floor, change):
     folder = bench.scratch / "callgrind"
@@ -34,7 +36,7 @@ def once(bench, peer, change, folder, seconds):
         line = bench.load(seconds, 1, port, request).communicate()[0]
     else:
         line = bench.start_floor(1, seconds, change, "instant", wrapper=valgrind, **library).communicate()[0]
-    bench.group.end()
+    bench.group.end(PATIENCE)
     files = [file.read_text(errors="replace") for file in folder.iterdir()]
     totals = [line.split()[1] for text in files for line in text.splitlines() if line.startswith("totals:")]
     return sum(map(int, totals)), int(line.split()[0])
