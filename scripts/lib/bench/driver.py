@@ -136,8 +136,8 @@ class Bench:
         used = self.group.cpu() - before
         good, failed, seconds, median, late, _ = map(float, line)
         self.put(work, clients, name, failed=failed, rate=good / seconds)
-        if good:
-            self.put(work, clients, name, p50=median, p99=late, cpu=used / good * 1e6)
+        each = {"p50": median, "p99": late, "cpu": used / good * 1e6} if good else dict.fromkeys(("p50", "p99", "cpu"))
+        self.put(work, clients, name, **each)
         if "50 ms" in work:
             self.put(work, clients, name, at_once=self.at_once())
 

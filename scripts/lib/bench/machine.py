@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 DESCRIPTORS = 1024  # what a service gets by default
-PATIENCE = 20  # seconds for a server to start: valgrind makes all of them slow
+PATIENCE = 60  # seconds for a server to start: valgrind makes all of them slow
 
 
 class Group:

@@ -14,12 +14,16 @@ class Figures:
         self.peers = list(result["notes"]["peers"])
 
     def of(self, work, clients, peer, name):
+        """Of each round that has it: nothing was answered in some."""
+        return [value for value in self.rounds(work, clients, peer, name) if value is not None]
+
+    def rounds(self, work, clients, peer, name):
         return self.figures.get((work, str(clients), peer, name), [])
 
     def ratios(self, one, other):
         """Of two figures, each within its round."""
-        pairs = zip(self.of(*one), self.of(*other), strict=False)
-        return [own / theirs for own, theirs in pairs if theirs]
+        pairs = zip(self.rounds(*one), self.rounds(*other), strict=False)
+        return [own / theirs for own, theirs in pairs if own and theirs]
 
 
 def spread(values, digits=3):
