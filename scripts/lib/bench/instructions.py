@@ -9,7 +9,7 @@ PATIENCE = 30  # seconds to write down what was counted
 def count(bench, floor, change):
     folder = bench.scratch / "callgrind"
     folder.mkdir()
-    for peer in [*bench.peers, None]:
+    for peer in [*bench.peers, bench.control, None]:
         name = peer.name if peer else floor
         short = once(bench, peer, change, folder, SHORT)
         long = short and once(bench, peer, change, folder, LONG)

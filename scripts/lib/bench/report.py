@@ -2,7 +2,8 @@
 
 from statistics import median
 
-FLOOR, OURS, IMAGE = "the floor", "ipmi-sidecar", "ipmi-sidecar, image"
+FLOOR, SERVED = "the floor", "the floor, served"
+OURS, IMAGE = "ipmi-sidecar", "ipmi-sidecar, image"
 GUNICORN, WEBHOOK = "Gunicorn", "webhook"
 KB = 1024 / 1000  # a KiB
 
@@ -55,7 +56,7 @@ def table(heads, rows):
 
 def requests(figures, work, clients):
     rows = []
-    for peer in [FLOOR, *figures.peers]:
+    for peer in [FLOOR, SERVED, *figures.peers]:
         rate = figures.of(work, clients, peer, "rate")
         if not rate:
             continue
@@ -76,7 +77,7 @@ def requests(figures, work, clients):
 
 def standing(figures):
     rows = []
-    for peer in figures.peers:
+    for peer in [*figures.peers, SERVED]:
         rows.append([
             peer,
             spread(figures.of("start", 0, peer, "ms")),
@@ -84,7 +85,7 @@ def standing(figures):
             spread([value * KB for value in figures.of("loaded", 0, peer, "pss")]),
             spread(figures.of("idle", 0, peer, "processes")),
             spread(figures.of("idle", 0, peer, "threads")),
-            number(figures.of("disk", 0, peer, "bytes")[0] / 1e6),
+            spread([value / 1e6 for value in figures.of("disk", 0, peer, "bytes")]),
             stuck(figures, peer),
             instructions(figures, peer),
         ])
@@ -176,6 +177,26 @@ def goals(figures):
     yield "attacks survived: all, and no peer survives more", f"{counts[OURS]} of {total}", counts[OURS] == total == best
 
 
+def controls(figures):
+    """What is left to be won where a goal is missed."""
+
+    def beside(own, other, name):
+        return spread(figures.ratios(("change", 1, own, name), ("change", 1, other, name)))
+
+    yield "change, instant stub, 1 client: the CPU of the floor, served, beside the floor's", beside(SERVED, FLOOR, "cpu")
+    yield "the same: p50", beside(SERVED, FLOOR, "p50")
+    yield "change, instant stub, 1 client: the CPU of ipmi-sidecar beside that of the floor, served", beside(OURS, SERVED, "cpu")
+    yield "the same: p50", beside(OURS, SERVED, "p50")
+    rounds = [
+        figures.rounds("status instant", 1, FLOOR, "p50"),
+        figures.rounds("health", 4, OURS, "rate"),
+        figures.rounds("status instant", 4, GUNICORN, "rate"),
+    ]
+    most = [4 / (run / 1e6 + 4 / rate) / theirs for run, rate, theirs in zip(*rounds, strict=True)]
+    yield "status, instant stub, 4 clients: a run of the floor and four of our /health, beside Gunicorn's rate", spread(most)
+    yield "idle PSS of the floor, served", f"{spread([value * KB for value in figures.of('idle', 0, SERVED, 'pss')])} kB"
+
+
 def text(result):
     figures = Figures(result)
     notes = result["notes"]
@@ -183,7 +204,7 @@ def text(result):
         f"{notes['machine']}; {notes['rounds']} rounds{', --quick' if notes['quick'] else ''}, {result['seconds']:.0f} s, "
         f"on {notes['date']}, load {notes['load']} before.\n{notes['versions']}.\n"
         f"Each figure is the median of the rounds [least–most]; ratios are taken within a round. CPU by {notes['cpu']}.\n",
-        "\n".join(f"- {name}: {note}" for name, note in notes["peers"].items()) + "\n",
+        "\n".join(f"- {name}: {note}" for name, note in (notes["peers"] | notes["control"]).items()) + "\n",
     ]
     works = dict.fromkeys((work, int(clients)) for work, clients, _, name in figures.figures if name == "rate")
     for work, clients in works:
@@ -195,4 +216,5 @@ def text(result):
     verdicts = {True: "reached", False: "**missed**", None: "not measured"}
     rows = [[goal, found, verdicts[will_do]] for goal, found, will_do in goals(figures)]
     parts.append(f"### Goals\n\n{table(['goal', 'measured', ''], rows)}")
+    parts.append(f"### Beside the goals\n\n{table(['control', 'measured'], [*controls(figures)])}")
     return "\n".join(parts)
