@@ -127,7 +127,7 @@ impl Ledger {
         if written.is_err() {
             let _ = fs::remove_file(&new); // the first error is the one that matters
         }
-        written
+        written.and_then(|()| file.parent().map_or(Ok(()), settle))
     }
 }
 
@@ -161,4 +161,13 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     // Or a crash of the machine could leave an empty file under the right name.
     file.sync_all()
+}
+
+/// Makes the folder's names outlast a loss of power: the change that is noted may take ours.
+fn settle(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems cannot.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
 }
