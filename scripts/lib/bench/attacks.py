@@ -92,22 +92,30 @@ def pour(port, until, opening, chunk):
         time.sleep(0.01)
 
 
-def hit_and_run(port, until, head):
+def hit_and_run(port, until, request):
     for _ in range(3_000):
         if time.monotonic() > until:
             break
         with contextlib.suppress(OSError), connect(port, blocking=True) as connection:
-            connection.sendall(head + b"\r\n")
+            connection.sendall(request)
 
+
+# A server that is to be attacked like this is started with so few descriptors.
+DESCRIPTORS = {"300 idle, 64 descriptors": 64}
 
 ATTACKS = {
     "500 heads, a byte a second": lambda p, u, head: besiege(p, u, 500, head + SLOW, b"x"),
     "1,000 idle connections": lambda p, u, head: besiege(p, u, 1_000, b""),
     "1,000 that never read": lambda p, u, head: besiege(p, u, 1_000, head + b"\r\n"),
     "500 bodies, a byte a second": lambda p, u, head: besiege(p, u, 500, head, b"x"),
+    "3,000 times 10^15 bytes announced": lambda p, u, head: hit_and_run(p, u, head + b"Content-Length: 999999999999999\r\n\r\n"),
+    "a request line of 100 MB": lambda p, u, _: pour(p, u, b"GET /", b"a" * 65536),
     "a header line of 100 MB": lambda p, u, head: pour(p, u, head + SLOW, b"a" * 65536),
+    "100 MB of header lines": lambda p, u, head: pour(p, u, head, (SLOW + b"x\r\n") * 5000),
+    "100 MB of empty lines": lambda p, u, _: pour(p, u, b"", b"\r\n" * 32768),
     "requests piped, unread": lambda p, u, head: pour(p, u, head + b"\r\n", (head + b"\r\n") * 1000),
-    "3,000 resets": hit_and_run,
+    "3,000 resets": lambda p, u, head: hit_and_run(p, u, head + b"\r\n"),
+    "300 idle, 64 descriptors": lambda p, u, _: besiege(p, u, 300, b""),
     "20,000 connections at once": flood,
 }
 

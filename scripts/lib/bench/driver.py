@@ -19,7 +19,7 @@ from pathlib import Path
 import attacks
 import instructions
 import report
-from machine import Group, ask, free_port, healthy_after
+from machine import DESCRIPTORS, Group, ask, free_port, healthy_after
 from peers import KEY, PASSWORD, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Served, Site, Static, Webhook, clear
 
 ENTERPRISES = "/usr/share/misc/enterprise-numbers.txt"
@@ -230,7 +230,7 @@ class Bench:
 
     def attack(self, peer, name):
         """Does it still answer, during and after? And its memory at its most."""
-        port, _ = self.started(peer)
+        port, _ = self.started(peer, descriptors=attacks.DESCRIPTORS.get(name, DESCRIPTORS))
         words = [name, port, SIEGE, peer.health, peer.prefix + "/power/on"]
         attacker = self.help_by([sys.executable, attacks.__file__, *words])
         most, worst, looks, answered = 0, 0, 0, 0

@@ -44,13 +44,13 @@ class Group:
     def counting(self):
         return "a control group, v1" if (self.folder / "cpuacct.usage").exists() else "a control group, v2"
 
-    def start(self, command, log, **environment):
+    def start(self, command, log, descriptors=DESCRIPTORS, **environment):
         """Runs it, and gives the moment at which it did."""
         reading, writing = os.pipe()
 
         def join():
             (self.folder / "cgroup.procs").write_text("0")
-            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             os.write(writing, str(time.monotonic_ns()).encode())
 
         process = subprocess.Popen(
