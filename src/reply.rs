@@ -283,7 +283,9 @@ impl Problem {
     fn detail(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Head(HeadError::Malformed(detail)) | Self::Busy(detail) => Some((*detail).into()),
-            Self::NoRoute(NoRoute::WrongMethod { allow }) => Some((*allow).into()),
+            Self::NoRoute(NoRoute::WrongMethod { allow }) => {
+                Some(format!("use {}", allow.replace(", ", " or ")).into())
+            }
             Self::Refusal(Refusal::CrossSite) => Some(
                 "a web page of another site may not change power. Send the request from a program, or from a page of \
                  the same origin"
