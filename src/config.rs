@@ -49,7 +49,11 @@ pub const VARIABLES: &[Variable] = &[
     or_file("BMC_PASSWORD", "required", "that user's password, at most 20 bytes"),
     variable("BMC_PORT", "623", "UDP port of the BMC"),
     variable("BMC_CIPHER_SUITE", "3", "3, 17 for newer BMCs, or auto (can cost 10 s a run)"),
-    variable("BMC_PRIVILEGE", "–", "session privilege: `USER` reads the status, `OPERATOR` also switches"),
+    variable(
+        "BMC_PRIVILEGE",
+        "ADMINISTRATOR",
+        "session privilege: `USER` reads the status, `OPERATOR` also switches",
+    ),
     variable("IPMITOOL", "ipmitool", "the program: a path, or a name on PATH"),
     variable("IPMITOOL_ARGS", "–", "more arguments for it: -o -A -l -t -b -T -B, each with its value"),
     variable("LISTEN_ADDR", "127.0.0.1:8080", "address and port to listen on"),
@@ -88,6 +92,9 @@ const NEW_KEY: &str = "make one with: openssl rand -hex 32";
 /// How the guides of this and of other programs write "put your own here", in any case.
 const PLACEHOLDERS: [&str; 7] =
     ["replace_with", "replace-with", "your-", "your_", "change-me", "change_me", "changeme"];
+
+/// How our own guides write it for user and password, in small letters. Of the others some are a maker's real default.
+const GUIDES: &str = "replace_with";
 
 /// IPMI 2.0, 22.28; `ipmitool` exits beyond it.
 const MAX_USER: usize = 16;
@@ -422,6 +429,9 @@ fn check_password(password: &str) -> Result<(), String> {
 }
 
 fn check_login(value: &str, most: usize) -> Result<(), String> {
+    if value.to_ascii_lowercase().starts_with(GUIDES) {
+        return Err("it is the guide's placeholder: put what the BMC knows there".to_owned());
+    }
     if value.is_empty() || value.len() > most || value.chars().any(char::is_control) {
         let length = value.len();
         return Err(format!(
@@ -557,6 +567,18 @@ mod tests {
             let errors = read(&[("API_KEY", key)]).unwrap_err();
             assert!(errors[0].starts_with("API_KEY: ") && errors[0].ends_with(NEW_KEY), "{errors:?}");
             assert!(!errors[0].contains(key), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_guides_placeholder_is_no_login_and_a_makers_default_is() {
+        for name in ["BMC_USER", "BMC_PASSWORD"] {
+            let errors = read(&[(name, "REPLACE_WITH_IT")]).unwrap_err();
+            assert_eq!(
+                errors,
+                [format!("{name}: it is the guide's placeholder: put what the BMC knows there")]
+            );
+            assert!(read(&[(name, "changeme")]).is_ok());
         }
     }
 

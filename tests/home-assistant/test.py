@@ -54,7 +54,7 @@ def main():
     bmc, second = Bmc(work / "bmc", 6230), Bmc(work / "second-bmc", 6231)
     refusing = RefusingBmc(work, 6232)
     sidecar = Sidecar(binary, work / "sidecar.log")
-    second_sidecar = Sidecar(binary, work / "second-sidecar.log", 8081)
+    second_sidecar = Sidecar(binary, work / "second-sidecar.log", 8082)
     home = HomeAssistant(command, shipped(work / "shipped", version), work)
     old = HomeAssistant(command, of_years_ago(work / "of-years-ago", version), work)
     started = [bmc.process, second.process, refusing.process, sidecar, second_sidecar, home, old]
