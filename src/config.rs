@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -442,9 +442,16 @@ fn check_login(value: &str, most: usize) -> Result<(), String> {
 }
 
 fn host(text: &str) -> Result<String, String> {
-    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    let is_address = text.parse::<std::net::IpAddr>().is_ok() || text.contains('%'); // fe80::1%eth0
-    if (is_name && !text.starts_with('-')) || (is_address && !text.contains([' ', '/', '['])) {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_name = |text: &str| !text.starts_with('-') && text.bytes().all(is_of_name);
+    let is_address = match text.split_once('%') {
+        None => text.parse::<IpAddr>().is_ok(),
+        // fe80::1%eth0
+        Some((address, interface)) => {
+            address.parse::<Ipv6Addr>().is_ok() && !interface.is_empty() && is_name(interface)
+        }
+    };
+    if is_name(text) || is_address {
         return Ok(text.to_owned());
     }
     Err("expected a host name or an address, without a scheme, brackets or a port (the port goes into BMC_PORT)"
@@ -545,7 +552,20 @@ mod tests {
         for valid in ["bmc", "bmc.lan", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "my_bmc-1.example.org"] {
             assert!(host(valid).is_ok(), "{valid}");
         }
-        for invalid in ["http://bmc", "bmc:623", "[::1]", "-H", "a b", "bmc/", "b\u{e9}", "a\nb"] {
+        for invalid in [
+            "http://bmc",
+            "bmc:623",
+            "[::1]",
+            "-H",
+            "a b",
+            "bmc/",
+            "b\u{e9}",
+            "a\nb",
+            "bmc%eth0",
+            "-v%",
+            "%",
+            "::1%",
+        ] {
             assert!(host(invalid).is_err(), "{invalid}");
         }
     }

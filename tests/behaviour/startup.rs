@@ -128,6 +128,18 @@ fn an_empty_variable_is_unset() {
     configured().env("BMC_PORT", "").env("IPMITOOL_ARGS", "").env("API_KEY_FILE", "").start();
 }
 
+/// As `echo "$UNSET" | base64` leaves it in a Secret: an empty key would let everybody in.
+#[test]
+fn a_secret_of_nothing_but_a_newline_is_none() {
+    for name in ["API_KEY", "API_KEY_STATUS", "ACCESS_X_KEY", "BMC_USER", "BMC_PASSWORD"] {
+        for newline in ["\n", "\r\n"] {
+            let spoilt = configured().env(name, newline).env("ACCESS_X_ALLOW", "status");
+            let spoilt = if name == "ACCESS_X_KEY" { spoilt } else { spoilt.without("ACCESS_X_ALLOW") };
+            refuses(spoilt).says(&format!("ipmi-sidecar: {name}: it is empty"));
+        }
+    }
+}
+
 #[test]
 fn a_value_and_its_file_exclude_each_other() {
     for name in ["API_KEY", "BMC_USER", "BMC_PASSWORD"] {
