@@ -261,8 +261,14 @@ impl<'a> Reader<'a> {
         let credential = match (&value[..], &file[..]) {
             ("", "") => return Some(None),
             (_, "") => Credential::fixed(name, &value, check).map_err(|cause| format!("{name}: {cause}")),
-            ("", _) => Credential::file(name, Path::new(&file), check)
-                .map_err(|cause| format!("{file_name} is {file:?}: {cause}")),
+            ("", _) => Credential::file(name, Path::new(&file), check).map_err(|cause| {
+                // Quoted only as what can be no secret: somebody may have put that here.
+                if file.starts_with('/') {
+                    format!("{file_name} is {file:?}: {cause}")
+                } else {
+                    format!("{file_name}, which must be the path of a file: {cause}")
+                }
+            }),
             _ => Err(format!("{name} and {file_name} are both set: expected one of them")),
         };
         credential.map(Some).or_else(|error| self.wrong(error).ok_or(())).ok()
@@ -291,13 +297,14 @@ impl<'a> Reader<'a> {
                 (Some(None), Some(words)) if !words.is_empty() => {
                     format!("{key} is not set: {list} says what it would allow")
                 }
-                (Some(Some(credential)), Some(words)) => match commands(words) {
-                    Ok(allows) => {
+                (credential, Some(words)) if !words.is_empty() => match (commands(words), credential) {
+                    (Ok(allows), Some(Some(credential))) => {
                         add(&key, credential, &allows);
                         continue;
                     }
                     // Not quoted: somebody may have put the key there.
-                    Err(cause) => format!("{list}: {cause}"),
+                    (Err(cause), _) => format!("{list}: {cause}"),
+                    (Ok(_), _) => continue,
                 },
                 _ => continue,
             };

@@ -98,7 +98,7 @@ pub struct ExtraArguments(Vec<String>);
 #[derive(Clone, Copy)]
 enum Value {
     OneOf(&'static [&'static str]),
-    /// 0 to 255, decimal or as 0x20.
+    /// 0 to 255, decimal or as 0x20. `ipmitool` takes a leading zero for octal, and does nothing at 08.
     Byte,
 }
 
@@ -107,7 +107,7 @@ impl Value {
         match (self, text.strip_prefix("0x")) {
             (Self::OneOf(words), _) => words.contains(&text),
             (Self::Byte, Some(digits)) => !digits.starts_with('+') && u8::from_str_radix(digits, 16).is_ok(),
-            (Self::Byte, None) => !text.starts_with('+') && text.parse::<u8>().is_ok(),
+            (Self::Byte, None) => text.parse::<u8>().is_ok_and(|byte| byte.to_string() == text),
         }
     }
 }
@@ -158,9 +158,10 @@ impl ExtraArguments {
                 });
             }
         }
-        let has = |option: &str| words.iter().step_by(2).any(|word| word == option);
-        if has("-T") && !has("-t") {
-            return Err("-T needs -t as well: the controller behind the transit one".to_owned());
+        let last = |option: &str| words.chunks(2).rev().find(|pair| pair[0] == option).map(|pair| &pair[1]);
+        let is_zero = |byte: &String| byte.trim_start_matches("0x").bytes().all(|digit| digit == b'0');
+        if last("-T").is_some() && last("-t").is_none_or(is_zero) {
+            return Err("-T needs -t as well, and not 0: the controller behind the transit one".to_owned());
         }
         Ok(Self(words))
     }

@@ -68,6 +68,10 @@ const WRONG_VALUES: &[(&str, &str, &[&str])] = &[
     ("IPMITOOL_ARGS", "-o", &["IPMITOOL_ARGS", "-o"]),
     ("IPMITOOL_ARGS", "-o -R", &["IPMITOOL_ARGS"]),
     ("IPMITOOL_ARGS", "--", &["IPMITOOL_ARGS"]),
+    // With these the real one ends with 0, or fails, and does nothing.
+    ("IPMITOOL_ARGS", "-l 08", &["IPMITOOL_ARGS", "-l"]),
+    ("IPMITOOL_ARGS", "-T 0x82", &["IPMITOOL_ARGS", "-t"]),
+    ("IPMITOOL_ARGS", "-T 0x82 -t 0x00", &["IPMITOOL_ARGS", "-t"]),
 ];
 
 #[test]
@@ -155,6 +159,8 @@ fn a_secrets_file_must_be_a_small_regular_one() {
     let path = |path: &str| configured().without("API_KEY").env("API_KEY_FILE", path);
     refuses(path("/no/such/file")).says("API_KEY_FILE").says("/no/such/file");
     refuses(path("/tmp")).says("API_KEY_FILE").says("regular file");
+    let key_itself = refuses(path("0f9e8d7c6b5a4f3e2d1c0b9a")).says("API_KEY_FILE").says("path of a file");
+    assert!(!key_itself.stderr.contains("0f9e8d7c"), "{key_itself:?}");
     refuses(path("/dev/zero")).says("API_KEY_FILE").says("regular file");
     refuses(configured().file("API_KEY", "x".repeat(4097))).says("API_KEY_FILE").says("4");
     refuses(configured().file("API_KEY", "")).says("API_KEY_FILE");
