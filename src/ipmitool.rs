@@ -382,7 +382,9 @@ pub fn read_outcome(command: Command, outcome: &Outcome) -> Result<Answer, Failu
     if let Some(reason) = said.lines().find_map(completion) {
         return Err(declined(command, reason));
     }
-    let may_be_sent = outcome.stderr.truncated || SESSION_IS_UP.iter().any(|sign| said.contains(sign));
+    // It always says something first: where nothing came, a script around it keeps its words to itself.
+    let is_hidden = outcome.stderr.truncated || said.trim().is_empty();
+    let may_be_sent = is_hidden || SESSION_IS_UP.iter().any(|sign| said.contains(sign));
     if !may_be_sent {
         let has = |parts: &[&str]| said.lines().any(|line| parts.iter().all(|part| line.contains(part)));
         if let Some((_, failure)) = NO_SESSION.iter().find(|(parts, _)| has(parts)) {
@@ -589,7 +591,8 @@ mod tests {
         assert_eq!(read(ON, "gibberish\n", "", 0), Err(Failure::OutcomeUnknown));
         assert_eq!(stopped(ON, up, false), Failure::OutcomeUnknown);
         assert_eq!(stopped(ON, "", true), Failure::OutcomeUnknown);
-        assert_eq!(stopped(ON, "", false), Failure::TimedOut);
+        assert_eq!(stopped(ON, "", false), Failure::OutcomeUnknown);
+        assert_eq!(read(ON, "", "", 1), Err(Failure::OutcomeUnknown));
         assert_eq!(stopped(STATUS, up, false), Failure::TimedOut);
         assert_eq!(
             stopped(ON, "Loading IANA PEN Registry...\n", false),
