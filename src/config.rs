@@ -14,6 +14,7 @@ use crate::auth::{Key, Keys};
 use crate::exec::find_program;
 use crate::ipmi::{Command, Read};
 use crate::ipmitool::{Bmc, CipherSuite, ExtraArguments, Privilege};
+use crate::ledger::check_folder;
 use crate::route;
 use crate::secret::{Check, Credential, read_private};
 
@@ -478,10 +479,16 @@ fn cooldown(text: &str) -> Result<u64, String> {
 }
 
 fn state_dir(text: &str) -> Result<Option<PathBuf>, String> {
-    match text {
-        "" => Ok(None),
-        _ if text.starts_with('/') => Ok(Some(PathBuf::from(text))),
-        _ => Err("expected the absolute path of a folder that this program may write to".to_owned()),
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let folder = PathBuf::from(text);
+    if !folder.is_absolute() {
+        return Err("expected the absolute path of a folder that this program may write to".to_owned());
+    }
+    match check_folder(&folder) {
+        Ok(()) => Ok(Some(folder)),
+        Err(error) => Err(format!("{error}: expected a folder that this program may write to")),
     }
 }
 

@@ -5,17 +5,22 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use log::{error, warn};
+use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::io::Errno;
 
 use crate::memory::{Asked, Ending, Memory, Moment, Objection};
 
 const NAME: &str = "attempts.json";
 
-/// Far more than `Memory` can hold; a larger file is somebody else's.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+/// A key's share of the memory is at most 1.6 MB, and nobody has forty; a larger file is somebody else's.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// Locked for as long as the folder is in use.
+const LOCK: &str = "sidecar.lock";
 
 /// What was attempted, as of now. A memory's attempts are made one at a time: the lane of changes sees to that.
 #[derive(Debug)]
@@ -23,24 +28,39 @@ pub struct Ledger {
     file: Option<PathBuf>,
     /// In seconds.
     cooldown: u64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
     clock: Clock,
     /// Read when it is first needed: by a CGI program once the lane is its own.
-    memory: Mutex<Option<Memory>>,
+    memory: Option<Memory>,
+    lock: Option<File>,
 }
 
 impl Ledger {
     /// Kept in this folder, or else in our own mind alone. `cooldown` is in seconds.
     pub fn new(folder: Option<&Path>, cooldown: u64) -> Self {
         let file = folder.map(|folder| folder.join(NAME));
-        Self { file, cooldown, clock: Clock::start(), memory: Mutex::default() }
+        let kept = Kept { clock: Clock::start(), memory: None, lock: None };
+        Self { file, cooldown, kept: Mutex::new(kept) }
     }
 
-    /// Recalls what was attempted before, and makes sure that more can be noted.
+    /// Takes the folder for this process alone, recalls what was attempted before, and makes sure that more can be
+    /// noted.
     ///
     /// # Errors
-    /// Why the folder does not serve.
+    /// Why the folder does not serve: `WouldBlock` while another process has it.
     pub fn open(&self) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            self.kept().lock = Some(locked(&file.with_file_name(LOCK))?);
+        }
         self.note(|_, _| ())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Memory::objection`].
@@ -73,10 +93,14 @@ impl Ledger {
     }
 
     fn with_memory<T>(&self, of: impl FnOnce(&mut Memory, Moment) -> io::Result<T>) -> io::Result<T> {
-        let now = self.clock.now();
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = match &mut *memory {
-            Some(memory) => memory,
+        let Kept { clock, memory, .. } = &mut *self.kept();
+        let set_by = clock.follow();
+        let now = clock.now();
+        let memory = match memory {
+            Some(memory) => {
+                memory.shift(set_by);
+                memory
+            }
             unread => unread.insert(self.load(now)?),
         };
         of(memory, now)
@@ -131,22 +155,50 @@ impl Ledger {
     }
 }
 
-/// The time of day at the start, and the time since: so that it never jumps while we run.
+/// The time of day at some moment, and the time since: it may be set while we run, and then we know by how much.
 #[derive(Debug)]
 struct Clock {
-    since_1970: Duration,
-    started: Instant,
+    then: Moment,
+    since: Instant,
 }
 
 impl Clock {
     fn start() -> Self {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { since_1970, started: Instant::now() }
+        Self { then: since_1970.as_millis().try_into().unwrap_or(Moment::MAX), since: Instant::now() }
     }
 
     fn now(&self) -> Moment {
-        let now = self.since_1970 + self.started.elapsed();
-        now.as_millis().try_into().unwrap_or(Moment::MAX)
+        self.then.saturating_add(self.since.elapsed().as_millis().try_into().unwrap_or(Moment::MAX))
+    }
+
+    /// Takes the time of day as it is, and gives the milliseconds by which it was set forward.
+    fn follow(&mut self) -> i64 {
+        let expected = self.now();
+        *self = Self::start();
+        i64::try_from(i128::from(self.then) - i128::from(expected)).unwrap_or_default()
+    }
+}
+
+/// Whether a folder can keep it.
+///
+/// # Errors
+/// Why not.
+pub fn check_folder(folder: &Path) -> io::Result<()> {
+    if !folder.metadata()?.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    Ok(access(folder, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+/// Two processes that keep it in one folder would forget each other's changes.
+fn locked(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
+        // Some file systems have no locks.
+        Ok(()) | Err(_) => Ok(file),
     }
 }
 

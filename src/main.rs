@@ -28,6 +28,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -45,6 +46,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const EX_USAGE: u8 = 64;
 const EX_OSERR: u8 = 71;
 const EX_CONFIG: u8 = 78;
+
+/// For a predecessor to finish what it has admitted, at the default `REQUEST_TIMEOUT`.
+const SUCCESSION_TIME: Duration = Duration::from_secs(10);
+
+/// Nobody notices it, and it costs little.
+const SUCCESSION_PAUSE: Duration = Duration::from_millis(50);
 
 /// The kubelet gives an exec probe 1 s by default.
 const HEALTHCHECK_TIME: Duration = Duration::from_millis(900);
@@ -111,18 +118,30 @@ fn serve() -> Result<ExitCode, Exit> {
     let address = listener.local_addr().unwrap_or(config.listen);
     let (bmc, folder) = (config.bmc.to_string(), config.state_dir.clone().unwrap_or_default());
     let sidecar = Arc::new(sidecar(config)?);
-    sidecar.remember().map_err(|error| {
-        let cause = format!(
-            "STATE_DIR is \"{}\": {error}: expected a folder that this program may write to",
-            folder.display()
-        );
-        Exit::because(EX_CONFIG, cause)
-    })?;
+    remember(&sidecar).map_err(system(format!("keeping a memory in STATE_DIR, {}", folder.display())))?;
     info!("ipmi-sidecar {VERSION} listening on {address}, BMC {bmc}");
     let cut_short = server::serve(listener, &sidecar, &signals).map_err(system("serving".to_owned()))?;
     info!("stopped");
     // As a shell reports a program that a signal ended.
     Ok(cut_short.map_or(ExitCode::SUCCESS, |signal| u8::try_from(128 + signal).unwrap_or(1).into()))
+}
+
+/// Waits for one that runs before it to be done: it has closed its listener, but still answers.
+fn remember(sidecar: &Sidecar) -> io::Result<()> {
+    let until = Instant::now() + SUCCESSION_TIME;
+    loop {
+        match sidecar.remember() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() >= until {
+                    return Err(io::Error::other(
+                        "another ipmi-sidecar uses it: expected a folder of its own",
+                    ));
+                }
+                thread::sleep(SUCCESSION_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Reads the configuration and opens the log, for which it has warnings.

@@ -18,10 +18,17 @@ const RESTART_FOR: Moment = 3600 * SECOND;
 /// most 1.6 MB, and more than a house's alerts in a year.
 const MAX_NAMES: usize = 1024;
 
-/// Milliseconds since 1970, on a clock that never goes back while the program runs.
+/// Two Prometheus that report one alert may have begun to see it so far apart, in milliseconds. Without a bound one
+/// that came under a clock far ahead would swallow all later ones.
+const MOVES_BACK: i64 = 7 * 24 * 3600 * 1000;
+
+/// Milliseconds since 1970, on a clock that is only ever set together with the memory; see [`Memory::shift`].
 pub type Moment = u64;
 
 const SECOND: Moment = 1000;
+
+/// The beginning of 2026, before there was this program: a clock that shows less is not set yet.
+const NOT_SET: Moment = 1_767_225_600 * SECOND;
 
 /// Attempts in the order in which they were made.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,9 +50,23 @@ pub struct Asked {
 struct Attempt {
     at: Moment,
     asked: Asked,
-    /// The BMC declined: nothing happened.
-    declined: bool,
+    progress: Progress,
     reply: Option<Stored>,
+}
+
+/// How far an attempt has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Or how far it had come when the program ended.
+    Begun,
+    /// The BMC declined: nothing happened.
+    Declined,
+    Sent,
+}
+
+impl Progress {
+    /// Their words in the file; what has only begun has none.
+    const ENDED: [(&str, Self); 2] = [("declined", Self::Declined), ("sent", Self::Sent)];
 }
 
 /// How an attempt ended.
@@ -85,10 +106,14 @@ impl Memory {
     pub fn objection(&self, asked: &Asked, now: Moment, cooldown: u64) -> Option<Objection> {
         match &asked.delivery {
             Some(delivery @ Delivery::Named(_)) => self.named(asked, delivery, now),
-            Some(Delivery::Alerts(alerts)) => alerts
-                .iter()
-                .all(|alert| self.was_acted_on(asked.change, alert))
-                .then_some(Objection::ActedOn),
+            Some(Delivery::Alerts(alerts)) => {
+                let before: Option<Vec<_>> =
+                    alerts.iter().map(|alert| self.acted_on(asked.change, alert)).collect();
+                let objection = |all: Vec<_>| {
+                    if all.contains(&Progress::Begun) { Objection::Unfinished } else { Objection::ActedOn }
+                };
+                before.map(objection)
+            }
             None => None,
         }
         .or_else(|| self.too_soon(asked.change, now, cooldown))
@@ -108,13 +133,18 @@ impl Memory {
         })
     }
 
-    /// Its start can move back while it fires, and only then: when it fires anew it starts later.
-    fn was_acted_on(&self, change: Change, alert: &Alert) -> bool {
-        let is_it = |before: &Alert| before.fingerprint == alert.fingerprint && before.since >= alert.since;
-        self.attempts.iter().any(|Attempt { asked: before, .. }| {
+    /// How far that came which was last done for this alert. Its start can move back while it fires, and only then:
+    /// when it fires anew it starts later.
+    fn acted_on(&self, change: Change, alert: &Alert) -> Option<Progress> {
+        let is_it = |before: &Alert| {
+            let moved = before.since.saturating_sub(alert.since);
+            before.fingerprint == alert.fingerprint && (0..=MOVES_BACK).contains(&moved)
+        };
+        let is_for_it = |Attempt { asked: before, .. }: &&Attempt| {
             let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
             had && before.change == change
-        })
+        };
+        self.attempts.iter().rev().find(is_for_it).map(|attempt| attempt.progress)
     }
 
     fn too_soon(&self, change: Change, now: Moment, cooldown: u64) -> Option<Objection> {
@@ -129,18 +159,18 @@ impl Memory {
 
     /// Notes an attempt before it is made.
     pub fn begin(&mut self, asked: Asked, now: Moment) {
-        self.attempts.push_back(Attempt { at: now, asked, declined: false, reply: None });
+        self.attempts.push_back(Attempt { at: now, asked, progress: Progress::Begun, reply: None });
     }
 
     /// How the latest attempt ended.
     pub fn end(&mut self, ending: Ending, now: Moment) {
         let Some(mut attempt) = self.attempts.pop_back() else { return };
-        let (declined, reply) = match ending {
+        let (progress, reply) = match ending {
             Ending::NotSent => return,
-            Ending::Declined(reply) => (true, reply),
-            Ending::Sent(reply) => (false, reply),
+            Ending::Declined(reply) => (Progress::Declined, reply),
+            Ending::Sent(reply) => (Progress::Sent, reply),
         };
-        attempt.declined = declined;
+        attempt.progress = progress;
         attempt.reply = Some(reply).filter(|_| matches!(attempt.asked.delivery, Some(Delivery::Named(_))));
         let key = attempt.asked.key.clone();
         self.attempts.push_back(attempt);
@@ -163,12 +193,20 @@ impl Memory {
         });
     }
 
+    /// Follows a clock that was set forward by so many milliseconds: what is a minute old stays so.
+    pub fn shift(&mut self, by: i64) {
+        for attempt in &mut self.attempts {
+            attempt.at = attempt.at.saturating_add_signed(by);
+        }
+    }
+
     pub fn to_json(&self) -> String {
         let attempts: Vec<_> = self.attempts.iter().map(Attempt::to_json).collect();
         json!({ "attempts": attempts }).to_string()
     }
 
-    /// What [`Self::to_json`] wrote, perhaps under a clock that was ahead of today's. `None` for anything else.
+    /// What [`Self::to_json`] wrote, perhaps under a clock that was ahead of today's, or not set at all. `None` for
+    /// anything else.
     pub fn from_json(text: &str, now: Moment) -> Option<Self> {
         let all: Value = serde_json::from_str(text).ok()?;
         let attempts = all["attempts"].as_array()?;
@@ -200,7 +238,7 @@ impl Asked {
 impl Attempt {
     /// Whether the server may be starting because of it.
     fn restarts(&self) -> bool {
-        self.asked.change.restarts() && !self.declined
+        self.asked.change.restarts() && self.progress != Progress::Declined
     }
 
     /// An alert may fire for months.
@@ -224,8 +262,8 @@ impl Attempt {
             }
             None => {}
         }
-        if self.declined {
-            members["declined"] = json!(true);
+        if let Some((word, _)) = Progress::ENDED.iter().find(|(_, progress)| *progress == self.progress) {
+            members["ended"] = json!(word);
         }
         if let Some(Stored { status, body }) = &self.reply {
             members["status"] = json!(status);
@@ -253,10 +291,14 @@ impl Attempt {
             Some(status) => Some(Stored { status: status.as_u64()?.try_into().ok()?, body: text("body")? }),
             None => None,
         };
-        // What seems to be to come would be too recent for as long as the clock was ahead.
-        let at = members.get("at")?.as_u64()?.min(now);
-        let declined = members.get("declined").map_or(Some(false), Value::as_bool)?;
-        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, declined, reply })
+        // What seems to be to come would be too recent for as long as the clock was ahead; and what was noted before
+        // it was set may be from this very minute.
+        let at = Some(members.get("at")?.as_u64()?).filter(|at| *at >= NOT_SET).unwrap_or(now).min(now);
+        let progress = match members.get("ended") {
+            Some(ended) => Progress::ENDED.into_iter().find(|(word, _)| ended == word)?.1,
+            None => Progress::Begun,
+        };
+        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, progress, reply })
     }
 }
 
@@ -325,6 +367,18 @@ mod tests {
     }
 
     #[test]
+    fn of_alerts_that_were_begun_and_never_ended_the_outcome_is_unknown() {
+        let mut memory = memory(&[(1000, alerts(PowerCycle, &["a"]))]);
+        memory.begin(alerts(PowerCycle, &["b"]), 2000 * SECOND);
+        for (again, expected) in [(&["a"][..], Objection::ActedOn), (&["b"], Objection::Unfinished)] {
+            let found = memory.objection(&alerts(PowerCycle, again), 3000 * SECOND, COOLDOWN);
+            assert_eq!(found, Some(expected), "{again:?}");
+        }
+        let both = memory.objection(&alerts(PowerCycle, &["a", "b"]), 3000 * SECOND, COOLDOWN);
+        assert_eq!(both, Some(Objection::Unfinished));
+    }
+
+    #[test]
     fn alerts_are_acted_on_once_however_they_are_grouped() {
         let memory = memory(&[(1000, alerts(PowerCycle, &["a", "b"])), (2000, alerts(PowerCycle, &["c"]))]);
         for (again, expected) in [
@@ -344,7 +398,14 @@ mod tests {
             asked(PowerCycle, Some(Delivery::Alerts(vec![Alert { fingerprint: "a".to_owned(), since }])))
         };
         let memory = memory(&[(1000, since(5))]);
-        for (start, expected) in [(4, Some(Objection::ActedOn)), (5, Some(Objection::ActedOn)), (6, None)] {
+        let far = 5 - MOVES_BACK;
+        for (start, expected) in [
+            (4, Some(Objection::ActedOn)),
+            (5, Some(Objection::ActedOn)),
+            (6, None),
+            (far, Some(Objection::ActedOn)),
+            (far - 1, None),
+        ] {
             assert_eq!(memory.objection(&since(start), 1_000_000 * SECOND, COOLDOWN), expected, "{start}");
         }
     }
@@ -434,17 +495,36 @@ mod tests {
 
     #[test]
     fn it_survives_being_written_down() {
+        let first = NOT_SET / SECOND;
         let mut memory = memory(&[
-            (1000, asked(PowerReset, None)),
-            (1001, named(PowerOn, "\"a\"\u{1}")),
-            (1002, alerts(PowerCycle, &["f t", "g u"])),
+            (first, asked(PowerReset, None)),
+            (first + 1, named(PowerOn, "\"a\"\u{1}")),
+            (first + 2, alerts(PowerCycle, &["f t", "g u"])),
         ]);
-        memory.begin(named(PowerSoft, "b"), 1003 * SECOND);
+        memory.begin(named(PowerCycle, "c"), NOT_SET + 2500);
+        memory.end(Ending::Declined(reply()), NOT_SET + 2500);
+        memory.begin(named(PowerSoft, "b"), NOT_SET + 3000);
         let text = memory.to_json();
-        assert_eq!(Memory::from_json(&text, 2000 * SECOND).as_ref(), Some(&memory));
+        assert_eq!(Memory::from_json(&text, NOT_SET + 1_000_000).as_ref(), Some(&memory));
         // Written under a clock that was ahead.
         let early = Memory::from_json(&text, 900).unwrap();
         assert!(early.attempts.iter().all(|attempt| attempt.at == 900));
+    }
+
+    /// Or a machine that starts in 1970 could restart its server twice within a minute.
+    #[test]
+    fn what_was_noted_before_the_clock_was_set_is_as_new_as_can_be() {
+        let early = memory(&[(40, asked(PowerCycle, None)), (41, named(PowerOn, "a"))]);
+        let now = NOT_SET + 1_000_000;
+        let read = Memory::from_json(&early.to_json(), now).unwrap();
+        let mut followed = early;
+        followed.shift(i64::try_from(now).unwrap() - 41_000);
+        for memory in [read, followed] {
+            let again = memory.objection(&named(PowerOn, "a"), now, COOLDOWN);
+            assert_eq!(again, Some(Objection::Answered(reply())));
+            let restart = memory.objection(&asked(PowerReset, None), now, COOLDOWN);
+            assert!(matches!(restart, Some(Objection::TooSoon { ago: 0..=1, .. })), "{restart:?}");
+        }
     }
 
     #[test]
@@ -470,7 +550,8 @@ mod tests {
             with("alerts", json!(["a"])),
             json!({"attempts": [{"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}]})
                 .to_string(),
-            with("declined", json!("yes")),
+            with("ended", json!("yes")),
+            with("ended", json!(true)),
             with("status", json!(70_000)),
             with("status", json!(200)),
         ] {

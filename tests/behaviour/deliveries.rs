@@ -330,6 +330,51 @@ fn what_was_begun_before_a_crash_is_not_begun_again_after_it() {
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
+/// What became of it a person must see: a repeat would look like a success.
+#[test]
+fn of_an_alert_that_a_crash_cut_short_the_outcome_is_unknown() {
+    let state = Scratch::new();
+    let begin = |script| without_cooldown(script).env("STATE_DIR", state.path()).start();
+    let crashing = begin("exec sleep 30");
+    let body = notification(&[alert("firing", "one")]);
+    let lost = crashing.post("/power/cycle").key(KEY).body(body).begin();
+    crashing.ipmitool_is_run(1);
+    crashing.signal(Signal::KILL);
+    lost.let_go();
+    drop(crashing);
+
+    let sidecar = begin(DONE);
+    let told = notify(&sidecar, &[alert("firing", "one")]);
+    assert_eq!((told.status, told.code()), (200, "outcome_unknown"));
+    sidecar.logs("outcome_unknown");
+    assert!(sidecar.ipmitool_runs().is_empty());
+}
+
+/// It has closed its listener, and still runs what it admitted.
+#[test]
+fn a_successor_waits_until_the_one_before_it_has_noted_all() {
+    let state = Scratch::new();
+    let begin = |script: &str| without_cooldown(script).env("STATE_DIR", state.path()).start();
+    let before = begin(&format!("sleep 1; {DONE}"));
+    let last = before.post("/power/cycle").key(KEY).header(ID, "d-1").begin();
+    before.ipmitool_is_run(1).signal(Signal::TERM).no_longer_listens();
+
+    let after = begin(DONE);
+    let again = after.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert!(after.ipmitool_runs().is_empty());
+    last.reply().expect(200, cycled());
+}
+
+#[test]
+fn two_at_once_do_not_share_a_folder() {
+    let state = Scratch::new();
+    let sidecar = || Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path());
+    let _first = sidecar().start();
+    sidecar().run(&[]).exits(71).says("STATE_DIR").says("another ipmi-sidecar uses it");
+    sidecar().run(&["check"]).exits(1); // that only reads
+}
+
 #[test]
 fn a_restart_forgets_nothing_that_state_dir_holds() {
     let state = Scratch::new();

@@ -106,7 +106,8 @@ fn what_is_wrong_is_all_named_at_once() {
             .env("IPMITOOL_ARGS", "-vvv")
             .env("LISTEN_ADDR", "nonsense")
             .env("REQUEST_TIMEOUT", "5")
-            .env("RUST_LOG", "nonsense"),
+            .env("RUST_LOG", "nonsense")
+            .env("STATE_DIR", "/no/such"),
     );
     let named = [
         "API_KEY",
@@ -119,6 +120,7 @@ fn what_is_wrong_is_all_named_at_once() {
         "LISTEN_ADDR",
         "REQUEST_TIMEOUT",
         "RUST_LOG",
+        "STATE_DIR",
     ];
     for name in named {
         assert!(ended.stderr.contains(&format!("ipmi-sidecar: {name}")), "no {name}: {ended:?}");

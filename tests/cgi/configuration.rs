@@ -130,9 +130,14 @@ fn a_state_dir_must_be_a_folder_to_write_to() {
     let asked =
         |state: &str| cgi(&sidecar, "GET", "/power/status").key(KEY).variable("STATE_DIR", state.to_owned());
     asked("state").expect_failure(500, "misconfigured").logs("STATE_DIR is \"state\"").logs("absolute path");
-    for state in ["/no/such/folder", "/proc", "/dev/null"] {
-        let reply = asked(state).expect_failure(500, "internal").within(Duration::from_secs(3));
-        reply.logs("STATE_DIR").logs(&format!("{state}/reads.lock"));
+    for state in ["/no/such/folder", "/dev/null"] {
+        asked(state).expect_failure(500, "misconfigured").logs(&format!("STATE_DIR is \"{state}\": "));
     }
+    let scratch = Scratch::new();
+    let lane = scratch.path().join("reads.lock");
+    std::fs::create_dir(&lane).expect("a folder in the place of the lane's file");
+    let state = scratch.path().display().to_string();
+    let reply = asked(&state).expect_failure(500, "internal").within(Duration::from_secs(3));
+    reply.logs("STATE_DIR").logs(&lane.display().to_string());
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }
