@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Access, access};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpgid};
+use signal_hook::consts::SIGCHLD;
 
 use crate::secret::Secret;
 
@@ -131,6 +133,21 @@ pub fn find_program(name: &str, path: &str) -> io::Result<PathBuf> {
     let folders = if path.is_empty() { DEFAULT_PATH } else { path };
     let mut found = std::env::split_paths(folders).filter_map(|folder| runnable(&folder.join(name)).ok());
     found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not found on PATH"))
+}
+
+/// Whoever starts us may have set SIGCHLD to be ignored: then the system reaps our children, and tells nobody how they
+/// ended (wait(2)). A handler of any kind mends that.
+///
+/// # Errors
+/// When no handler can be set.
+pub fn mind_children() -> io::Result<()> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    if ignored & 1 << (SIGCHLD - 1) != 0 {
+        signal_hook::flag::register(SIGCHLD, Arc::default())?;
+    }
+    Ok(())
 }
 
 /// Runs it to its end, or until `deadline`, by which it is dead and reaped in any case. Blocks.
@@ -258,7 +275,8 @@ impl Run {
             };
             let exited = !fds[0].revents().is_empty();
             let interrupted = interrupt.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
-            if exited || interrupted || ready == 0 {
+            // One that never stops writing is always ready.
+            if exited || interrupted || ready == 0 || left.is_zero() {
                 return exited;
             }
             self.stdout.read();

@@ -122,16 +122,29 @@ impl State {
     }
 }
 
-/// A command and all who wait for it; its deadline is that of the first.
+/// A command, as each who waits for it asked for it: the first of them, whose deadline is the earliest, speaks for all.
 #[derive(Debug)]
 struct Job {
-    admitted: Arc<Admitted>,
-    clients: Vec<ClientId>,
+    clients: Vec<(ClientId, Arc<Admitted>)>,
 }
 
 impl Job {
     fn of(client: ClientId, admitted: Admitted) -> Self {
-        Self { admitted: Arc::new(admitted), clients: vec![client] }
+        Self { clients: vec![(client, Arc::new(admitted))] }
+    }
+
+    fn join(&mut self, client: ClientId, admitted: Admitted) {
+        self.clients.push((client, Arc::new(admitted)));
+    }
+
+    fn is_of(&self, what: impl Fn(&Admitted) -> bool) -> bool {
+        self.clients.first().is_some_and(|(_, admitted)| what(admitted))
+    }
+
+    /// Those for whom it is not too late, if it is for others.
+    fn split_in_time(&mut self) -> Option<Self> {
+        let late = self.clients.iter().take_while(|(_, admitted)| !admitted.has_time()).count();
+        (0 < late && late < self.clients.len()).then(|| Self { clients: self.clients.split_off(late) })
     }
 }
 
@@ -143,8 +156,9 @@ impl Lane {
     /// Waits with others for a run that has not started, or asks for a new one.
     fn join(&self, client: ClientId, admitted: Admitted) {
         let mut state = self.state();
-        match state.waiting.iter_mut().find(|job| job.admitted.command() == admitted.command()) {
-            Some(job) => job.clients.push(client),
+        let is_same = |other: &Admitted| other.command() == admitted.command();
+        match state.waiting.iter_mut().find(|job| job.is_of(is_same)) {
+            Some(job) => job.join(client, admitted),
             None => state.waiting.push_back(Job::of(client, admitted)),
         }
         self.changed.notify_one();
@@ -154,9 +168,10 @@ impl Lane {
     fn append(&self, client: ClientId, admitted: Admitted) -> Result<(), Problem> {
         let mut state = self.state();
         let State { waiting, running, .. } = &mut *state;
-        if let Some(job) = running.iter_mut().chain(waiting).find(|job| admitted.repeats(&job.admitted)) {
+        let is_same = |other: &Admitted| admitted.repeats(other);
+        if let Some(job) = running.iter_mut().chain(waiting).find(|job| job.is_of(is_same)) {
             debug!("{admitted} waits for the same delivery");
-            job.clients.push(client);
+            job.join(client, admitted);
             return Ok(());
         }
         if state.waiting.len() >= MAX_CHANGES {
@@ -171,13 +186,12 @@ impl Lane {
     /// Whether the client was among those who wait.
     fn abandon(&self, client: ClientId) -> bool {
         let mut state = self.state();
-        let Some(at) = state.waiting.iter().position(|job| job.clients.contains(&client)) else {
-            return false;
-        };
-        state.waiting[at].clients.retain(|waiting| *waiting != client);
-        if state.waiting[at].clients.is_empty()
-            && let Some(Job { admitted, .. }) = state.waiting.remove(at)
-        {
+        let place = |job: &Job| job.clients.iter().position(|(waiting, _)| *waiting == client);
+        let found = state.waiting.iter().enumerate().find_map(|(at, job)| Some((at, place(job)?)));
+        let Some((at, place)) = found else { return false };
+        let (_, admitted) = state.waiting[at].clients.remove(place);
+        if state.waiting[at].clients.is_empty() {
+            state.waiting.remove(at);
             // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
             let level =
                 if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
@@ -196,12 +210,18 @@ impl Lane {
         self.changed.notify_all();
     }
 
-    /// The next command, as soon as there is one; `None` once the lane is closed and empty.
+    /// The next command, as soon as there is one; `None` once the lane is closed and empty. Who is too late for it is
+    /// told so first, and nobody else with them.
     fn next(&self) -> Option<Arc<Admitted>> {
         let mut state = self.state();
         loop {
-            if let Some(job) = state.waiting.pop_front() {
-                return Some(state.running.insert(job).admitted.clone());
+            if let Some(mut job) = state.waiting.pop_front() {
+                if let Some(in_time) = job.split_in_time() {
+                    state.waiting.push_front(in_time);
+                }
+                let Some((_, admitted)) = job.clients.first().cloned() else { continue };
+                state.running = Some(job);
+                return Some(admitted);
             }
             if state.closed {
                 return None;
@@ -217,7 +237,7 @@ impl Lane {
                 .unwrap_or_else(|_| Problem::Panic.reply(Some(admitted.command())));
             // Before the wake-up, so that who looks then finds the lane idle.
             let (served, crowd) = self.finish();
-            outbox.put(&served, &response);
+            outbox.put(served, &response);
             if matches!(admitted.command(), Command::Read(_)) {
                 self.gather(crowd);
             }
@@ -229,7 +249,7 @@ impl Lane {
         let mut state = self.state();
         let served = state.running.take().map(|job| job.clients).unwrap_or_default();
         let crowd = served.len() + state.crowd();
-        (served, crowd)
+        (served.into_iter().map(|(client, _)| client).collect(), crowd)
     }
 
     /// Waits until so many ask again, or for `GATHER`. Who came alone keeps nobody.
@@ -256,8 +276,8 @@ impl Outbox {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, clients: &[ClientId], response: &Response) {
-        self.replies().extend(clients.iter().map(|client| (*client, response.clone())));
+    fn put(&self, clients: Vec<ClientId>, response: &Response) {
+        self.replies().extend(clients.into_iter().map(|client| (client, response.clone())));
         let _ = write(&self.wake, &1u64.to_ne_bytes()); // fails only when it is readable anyway
     }
 

@@ -7,7 +7,7 @@ use std::panic;
 use env_logger::Target;
 use log::{LevelFilter, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::stdio::stderr;
 
 /// What a pipe takes in one piece once it is writable at all (`PIPE_BUF`, pipe(7)).
@@ -18,30 +18,34 @@ pub fn start(level: LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level)
         .format(|line, record| writeln!(line, "{} {}", record.level(), record.args()))
-        .target(Target::Pipe(Box::new(Unblocking { terminal: terminal(), dropped: 0 })))
+        .target(Target::Pipe(Box::new(Unblocking { own: own_description(), dropped: 0 })))
         .init();
     panic::set_hook(Box::new(|info| error!("{info}: this is a defect, please report it")));
 }
 
 /// Standard error, without its waits: a line that it does not take at once is dropped and counted.
 struct Unblocking {
-    terminal: Option<OwnedFd>,
+    own: Option<OwnedFd>,
     dropped: u64,
 }
 
-/// Standard error once more, where it is a terminal: that is ready for a byte and then waits with the rest of a line,
-/// so it needs an open description of its own that never waits.
-fn terminal() -> Option<OwnedFd> {
+/// Standard error once more, by an open description of our own that never waits, where to ask first is not enough: a
+/// terminal is ready for a byte and then waits with the rest of a line, and the room in a pipe may be taken by another
+/// who writes to it. A pipe that another user made cannot be had like this.
+fn own_description() -> Option<OwnedFd> {
+    let is_pipe =
+        || fstat(stderr()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    io::stderr().is_terminal().then(|| open("/proc/self/fd/2", flags, Mode::empty()).ok()).flatten()
+    let open = || open("/proc/self/fd/2", flags, Mode::empty()).ok();
+    (io::stderr().is_terminal() || is_pipe()).then(open).flatten()
 }
 
 impl Unblocking {
-    /// Whether the line was taken. The descriptor is shared with others, so it is not made non-blocking but asked
-    /// first.
+    /// Whether the line was taken. Standard error itself is shared with others, so it is not made non-blocking but
+    /// asked first.
     fn take(&self, line: &[u8]) -> bool {
-        if let Some(terminal) = &self.terminal {
-            return rustix::io::write(terminal, line).is_ok_and(|length| length == line.len());
+        if let Some(own) = &self.own {
+            return rustix::io::write(own, line).is_ok_and(|length| length == line.len());
         }
         let is_ready = {
             let mut fds = [PollFd::from_borrowed_fd(stderr(), PollFlags::OUT)];

@@ -57,6 +57,9 @@ const SUCCESSION_PAUSE: Duration = Duration::from_millis(50);
 const HEALTHCHECK_TIME: Duration = Duration::from_millis(900);
 
 fn main() -> ExitCode {
+    if let Err(error) = exec::mind_children() {
+        return system("minding children".to_owned())(error).report();
+    }
     // RFC 3875, 4.1.4: a web server sets it. What it gives as arguments may come from the query.
     if env::var_os("GATEWAY_INTERFACE").is_some_and(|interface| !interface.is_empty()) {
         return answer_cgi().unwrap_or_else(Exit::report);

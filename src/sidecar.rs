@@ -1,6 +1,7 @@
 //! The heart, in three steps: `admit` decides by the head, `with_body` by the body, `carry_out` runs the command and
 //! answers. The faces meet here.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,6 +33,9 @@ const LOCKOUT: Duration = Duration::from_secs(60);
 
 /// A failure that goes on is worth a line in the log this often.
 const REMIND: Duration = Duration::from_secs(3600);
+
+/// Failures may take turns: of two callers, one comes too late again and again. There are few at a time.
+const MAX_REPEATS: usize = 8;
 
 /// Carries out commands on one BMC for those who bring a key.
 #[derive(Debug)]
@@ -79,6 +83,15 @@ impl Admitted {
 
     pub const fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Whether enough of it is left to start.
+    pub fn has_time(&self) -> bool {
+        let needs = match self.command() {
+            Command::Change(_) => CHANGE_NEEDS,
+            Command::Read(_) => READ_NEEDS,
+        };
+        self.deadline.saturating_duration_since(Instant::now()) >= needs
     }
 
     /// Step two: a body that is no alert's changes nothing. An alert's names the delivery better than a field does,
@@ -264,11 +277,7 @@ impl Sidecar {
     }
 
     fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
-        let needs = match admitted.command() {
-            Command::Change(_) => CHANGE_NEEDS,
-            Command::Read(_) => READ_NEEDS,
-        };
-        if admitted.deadline.saturating_duration_since(Instant::now()) < needs {
+        if !admitted.has_time() {
             return Err(Problem::Busy("earlier commands took the time it had"));
         }
         let login = self.bmc.login();
@@ -337,25 +346,26 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Keeps a failure that repeats itself, poll after poll, from filling a disk.
 #[derive(Debug, Default)]
 struct Repeats {
-    failing: Option<(String, Instant)>,
+    /// Since the last success, the newest first.
+    failing: VecDeque<(String, Instant)>,
 }
 
 impl Repeats {
-    /// A warning the first time, when the failure changes, and once in `REMIND`.
+    /// A warning the first time for each failure, and once in `REMIND`.
     fn level_of(&mut self, problem: &Problem) -> Level {
         let explained = problem.explain();
-        match &self.failing {
-            Some((last, at)) if *last == explained && at.elapsed() < REMIND => Level::Debug,
-            _ => {
-                self.failing = Some((explained, Instant::now()));
-                Level::Warn
-            }
+        self.failing.retain(|(_, at)| at.elapsed() < REMIND);
+        if self.failing.iter().any(|(known, _)| *known == explained) {
+            return Level::Debug;
         }
+        self.failing.truncate(MAX_REPEATS - 1);
+        self.failing.push_front((explained, Instant::now()));
+        Level::Warn
     }
 
     /// Worth a line only as the end of a failure.
     fn level_of_success(&mut self) -> Level {
-        if self.failing.take().is_some() { Level::Info } else { Level::Debug }
+        if self.failing.drain(..).next().is_some() { Level::Info } else { Level::Debug }
     }
 }
 
@@ -373,6 +383,9 @@ mod tests {
         assert_eq!(repeats.level_of(&one), Level::Warn);
         assert_eq!(repeats.level_of(&one), Level::Debug);
         assert_eq!(repeats.level_of(&other), Level::Warn);
+        for taking_turns in [&one, &other, &one] {
+            assert_eq!(repeats.level_of(taking_turns), Level::Debug);
+        }
         assert_eq!(repeats.level_of_success(), Level::Info);
         assert_eq!(repeats.level_of(&other), Level::Warn);
     }

@@ -115,6 +115,23 @@ fn two_who_shared_a_read_share_the_next_when_they_ask_again() {
     });
 }
 
+/// Or a caller that comes behind a BMC's trouble would be told of it as its own.
+#[test]
+fn who_joins_a_read_that_is_too_late_for_others_is_in_time() {
+    let script = "if mkdir \"$0.hangs\" 2>/dev/null; then exec sleep 600; fi; echo 'Chassis Power is on'";
+    let sidecar = Sidecar::with_fake_ipmitool(script).env("REQUEST_TIMEOUT", "7").start();
+    let ask = || sidecar.get("/power/status").key(KEY).begin();
+    let hanging = ask();
+    sidecar.ipmitool_is_run(1);
+    let late = ask();
+    sleep(Duration::from_secs(5));
+    let in_time = ask();
+    hanging.reply().expect_failure(504, "bmc_timeout");
+    late.reply().expect_failure(503, "busy");
+    in_time.reply().expect(200, is_on());
+    assert_eq!(sidecar.ipmitool_runs().len(), 2);
+}
+
 /// Whether it says farewell or not.
 #[test]
 fn a_client_that_goes_while_its_change_runs_changes_nothing() {
