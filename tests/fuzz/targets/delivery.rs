@@ -16,7 +16,7 @@ use delivery::Delivery;
 use libfuzzer_sys::fuzz_target;
 use memory::Memory;
 
-const NOW: memory::Moment = 1_800_000_000;
+const NOW: memory::Moment = 1_800_000_000_000;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(Delivery::Alerts(names))) = Delivery::by_body(bytes) {
