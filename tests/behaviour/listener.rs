@@ -248,7 +248,7 @@ fn a_ninth_waiting_change_is_told_to_come_back() {
     let reply = sidecar.post("/power/on").key(KEY).expect_failure(503, "busy").within(AT_ONCE);
     assert!(reply.header("retry-after").parse::<u64>().is_ok());
     // The one that ran has hung until its deadline, so none of the others can start in time.
-    running.reply().expect_failure(504, "bmc_timeout");
+    running.reply().expect_failure(504, "outcome_unknown");
     for connection in waiting {
         connection.reply().expect_failure(503, "busy");
     }
