@@ -382,17 +382,17 @@ pub fn read_outcome(command: Command, outcome: &Outcome) -> Result<Answer, Failu
     if let Some(reason) = said.lines().find_map(completion) {
         return Err(declined(command, reason));
     }
-    // It always says something first: where nothing came, a script around it keeps its words to itself.
-    let is_hidden = outcome.stderr.truncated || said.trim().is_empty();
-    let may_be_sent = is_hidden || SESSION_IS_UP.iter().any(|sign| said.contains(sign));
+    let may_be_sent = outcome.stderr.truncated || SESSION_IS_UP.iter().any(|sign| said.contains(sign));
     if !may_be_sent {
         let has = |parts: &[&str]| said.lines().any(|line| parts.iter().all(|part| line.contains(part)));
         if let Some((_, failure)) = NO_SESSION.iter().find(|(parts, _)| has(parts)) {
             return Err(failure.clone());
         }
     }
+    // Where its first line did not come, a script around it keeps its words to itself.
+    let is_hidden = !said.contains(REGISTRY);
     Err(match (command, &outcome.end) {
-        (Command::Change(_), _) if may_be_sent => Failure::OutcomeUnknown,
+        (Command::Change(_), _) if may_be_sent || is_hidden => Failure::OutcomeUnknown,
         (_, End::Stopped) if has_heard_nothing(&said) => unreachable("no session came up in time"),
         (_, End::Stopped) => Failure::TimedOut,
         (Command::Read(_), _) if said.contains("Unable to get Chassis Power Status") => Failure::TimedOut,
@@ -717,10 +717,10 @@ mod tests {
     /// Whether a line of the output is this one, byte for byte.
     fn has_line(output: &Output, line: &str) -> bool {
         let mut lines: Vec<_> = output.bytes.split(|byte| *byte == b'\n').collect();
-        if output.truncated {
-            lines.pop();
-        }
-        lines.into_iter().map(|own| own.strip_suffix(b"\r").unwrap_or(own)).any(|own| own == line.as_bytes())
+        // Behind the last line feed: perhaps no whole line, and a CR there ends nothing.
+        let rest = lines.pop().filter(|_| !output.truncated);
+        let whole = lines.into_iter().map(|own| own.strip_suffix(b"\r").unwrap_or(own));
+        whole.chain(rest).any(|own| own == line.as_bytes())
     }
 
     proptest! {

@@ -24,7 +24,7 @@ use crate::sidecar::{Admitted, Sidecar};
 const MAX_CHANGES: usize = 8;
 
 /// Those who share a read often ask again at once, and the first to do so would run alone while the others wait for
-/// its end: so their lane waits this long for them, a tenth of what a quick BMC takes.
+/// its end: so their lane waits this long for them, a twentieth of what a quick BMC takes.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Who waits for an answer: a number that is given once.
@@ -133,8 +133,10 @@ impl Job {
         Self { clients: vec![(client, Arc::new(admitted))] }
     }
 
+    /// By its deadline: a slow body comes later than its head, which the deadline counts from.
     fn join(&mut self, client: ClientId, admitted: Admitted) {
-        self.clients.push((client, Arc::new(admitted)));
+        let place = self.clients.partition_point(|(_, other)| other.deadline() <= admitted.deadline());
+        self.clients.insert(place, (client, Arc::new(admitted)));
     }
 
     fn is_of(&self, what: impl Fn(&Admitted) -> bool) -> bool {

@@ -16,10 +16,10 @@ use crate::memory::{Asked, Ending, Memory, Moment, Objection};
 
 const NAME: &str = "attempts.json";
 
-/// A key's share of the memory is at most 1.6 MB, and nobody has forty; a larger file is somebody else's.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// Ten keys' share of the memory, which is at most 1.6 MB for each; a larger file is somebody else's.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
 
-/// Locked for as long as the folder is in use.
+/// Locked for as long as a server uses the folder.
 const LOCK: &str = "sidecar.lock";
 
 /// What was attempted, as of now. A memory's attempts are made one at a time: the lane of changes sees to that.
@@ -77,12 +77,17 @@ impl Ledger {
     /// Why it could not be noted.
     pub fn begin(&self, asked: Asked) -> io::Result<()> {
         self.note(|memory, now| memory.begin(asked, now)).inspect_err(|_| {
-            // It will not be made.
-            let _ = self.with_memory(|memory, now| {
-                memory.end(Ending::NotSent, now);
-                Ok(())
-            });
+            // It will not be made. What of it is in the file already would count against others.
+            let _ = self.note(|memory, now| memory.end(Ending::NotSent, now));
         })
+    }
+
+    /// See [`Memory::close`].
+    ///
+    /// # Errors
+    /// Why it could not be noted.
+    pub fn close(&self, asked: &Asked) -> io::Result<()> {
+        self.note(|memory, _| memory.close(asked))
     }
 
     /// See [`Memory::end`]. That it was begun is noted already, which is the safe side.
@@ -193,8 +198,13 @@ pub fn check_folder(folder: &Path) -> io::Result<()> {
 
 /// Two processes that keep it in one folder would forget each other's changes.
 fn locked(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let open =
+        || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = open().or_else(|error| match error.kind() {
+        // Another user's, from an earlier life of the folder, which is ours to write to.
+        ErrorKind::PermissionDenied => fs::remove_file(path).and_then(|()| open()),
+        _ => Err(error),
+    })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
         // Some file systems have no locks.

@@ -47,10 +47,7 @@ const EX_USAGE: u8 = 64;
 const EX_OSERR: u8 = 71;
 const EX_CONFIG: u8 = 78;
 
-/// For a predecessor to finish what it has admitted, at the default `REQUEST_TIMEOUT`.
-const SUCCESSION_TIME: Duration = Duration::from_secs(10);
-
-/// Nobody notices it, and it costs little.
+/// Between two looks whether a predecessor is done: nobody notices it, and it costs little.
 const SUCCESSION_PAUSE: Duration = Duration::from_millis(50);
 
 /// The kubelet gives an exec probe 1 s by default.
@@ -114,14 +111,20 @@ fn serve() -> Result<ExitCode, Exit> {
     // Before anything else: from here on a signal ends the program in order.
     let signals = Signals::catch().map_err(system("catching signals".to_owned()))?;
     let config = configure()?;
-    let listener = server::listen(config.listen).map_err(system(format!(
-        "listening on {}, as LISTEN_ADDR says (is another program there already?)",
-        config.listen
-    )))?;
-    let address = listener.local_addr().unwrap_or(config.listen);
-    let (bmc, folder) = (config.bmc.to_string(), config.state_dir.clone().unwrap_or_default());
+    let (listen, bmc) = (config.listen, config.bmc.to_string());
+    let folder = config.state_dir.clone().unwrap_or_default();
+    let until = Instant::now() + config.request_timeout + server::FAREWELL;
     let sidecar = Arc::new(sidecar(config)?);
-    remember(&sidecar).map_err(system(format!("keeping a memory in STATE_DIR, {}", folder.display())))?;
+    // Before anybody can connect: who hangs up meanwhile would be heard all the same.
+    let remembers = remember(&sidecar, &signals, until)
+        .map_err(system(format!("keeping a memory in STATE_DIR, {}", folder.display())))?;
+    if !remembers {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let listener = server::listen(listen).map_err(system(format!(
+        "listening on {listen}, as LISTEN_ADDR says (is another program there already?)"
+    )))?;
+    let address = listener.local_addr().unwrap_or(listen);
     info!("ipmi-sidecar {VERSION} listening on {address}, BMC {bmc}");
     let cut_short = server::serve(listener, &sidecar, &signals).map_err(system("serving".to_owned()))?;
     info!("stopped");
@@ -129,21 +132,21 @@ fn serve() -> Result<ExitCode, Exit> {
     Ok(cut_short.map_or(ExitCode::SUCCESS, |signal| u8::try_from(128 + signal).unwrap_or(1).into()))
 }
 
-/// Waits for one that runs before it to be done: it has closed its listener, but still answers.
-fn remember(sidecar: &Sidecar) -> io::Result<()> {
-    let until = Instant::now() + SUCCESSION_TIME;
+/// Waits for one that ran before it to be done: that has closed its listener, but still answers. False where it was
+/// told to stop meanwhile.
+fn remember(sidecar: &Sidecar, signals: &Signals, until: Instant) -> io::Result<bool> {
     loop {
         match sidecar.remember() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if Instant::now() >= until {
-                    return Err(io::Error::other(
-                        "another ipmi-sidecar uses it: expected a folder of its own",
-                    ));
-                }
-                thread::sleep(SUCCESSION_PAUSE);
-            }
-            done => return done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done.map(|()| true),
         }
+        if signals.have_come() {
+            return Ok(false);
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::other("another ipmi-sidecar uses it: expected a folder of its own"));
+        }
+        thread::sleep(SUCCESSION_PAUSE);
     }
 }
 

@@ -136,15 +136,18 @@ impl Memory {
     /// How far that came which was last done for this alert. Its start can move back while it fires, and only then:
     /// when it fires anew it starts later.
     fn acted_on(&self, change: Change, alert: &Alert) -> Option<Progress> {
-        let is_it = |before: &Alert| {
-            let moved = before.since.saturating_sub(alert.since);
-            before.fingerprint == alert.fingerprint && (0..=MOVES_BACK).contains(&moved)
-        };
-        let is_for_it = |Attempt { asked: before, .. }: &&Attempt| {
-            let had = matches!(&before.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
-            had && before.change == change
-        };
-        self.attempts.iter().rev().find(is_for_it).map(|attempt| attempt.progress)
+        let last = self.attempts.iter().rev().find(|attempt| attempt.is_for(change, alert));
+        last.map(|attempt| attempt.progress)
+    }
+
+    /// Those who asked have been told that the outcome is unknown, and nobody will ever know more.
+    pub fn close(&mut self, asked: &Asked) {
+        let Some(Delivery::Alerts(alerts)) = &asked.delivery else { return };
+        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.progress == Progress::Begun) {
+            if alerts.iter().any(|alert| attempt.is_for(asked.change, alert)) {
+                attempt.progress = Progress::Sent;
+            }
+        }
     }
 
     fn too_soon(&self, change: Change, now: Moment, cooldown: u64) -> Option<Objection> {
@@ -241,6 +244,16 @@ impl Attempt {
         self.asked.change.restarts() && self.progress != Progress::Declined
     }
 
+    fn is_for(&self, change: Change, alert: &Alert) -> bool {
+        let is_it = |before: &Alert| {
+            let moved = before.since.saturating_sub(alert.since);
+            before.fingerprint == alert.fingerprint && (0..=MOVES_BACK).contains(&moved)
+        };
+        let has_it =
+            matches!(&self.asked.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
+        has_it && self.asked.change == change
+    }
+
     /// An alert may fire for months.
     fn matters(&self, now: Moment) -> bool {
         let names = match self.asked.delivery {
@@ -293,7 +306,8 @@ impl Attempt {
         };
         // What seems to be to come would be too recent for as long as the clock was ahead; and what was noted before
         // it was set may be from this very minute.
-        let at = Some(members.get("at")?.as_u64()?).filter(|at| *at >= NOT_SET).unwrap_or(now).min(now);
+        let at = members.get("at")?.as_u64()?;
+        let at = if at < NOT_SET && now >= NOT_SET { now } else { at.min(now) };
         let progress = match members.get("ended") {
             Some(ended) => Progress::ENDED.into_iter().find(|(word, _)| ended == word)?.1,
             None => Progress::Begun,
@@ -374,8 +388,11 @@ mod tests {
             let found = memory.objection(&alerts(PowerCycle, again), 3000 * SECOND, COOLDOWN);
             assert_eq!(found, Some(expected), "{again:?}");
         }
-        let both = memory.objection(&alerts(PowerCycle, &["a", "b"]), 3000 * SECOND, COOLDOWN);
-        assert_eq!(both, Some(Objection::Unfinished));
+        let both = alerts(PowerCycle, &["a", "b"]);
+        for expected in [Objection::Unfinished, Objection::ActedOn] {
+            assert_eq!(memory.objection(&both, 3000 * SECOND, COOLDOWN), Some(expected));
+            memory.close(&both);
+        }
     }
 
     #[test]
@@ -525,6 +542,14 @@ mod tests {
             let restart = memory.objection(&asked(PowerReset, None), now, COOLDOWN);
             assert!(matches!(restart, Some(Objection::TooSoon { ago: 0..=1, .. })), "{restart:?}");
         }
+    }
+
+    /// Where it never is, one restart would otherwise be the last.
+    #[test]
+    fn a_cooldown_ends_though_the_clock_is_not_set() {
+        let noted = memory(&[(40, asked(PowerCycle, None))]).to_json();
+        let read = Memory::from_json(&noted, 400 * SECOND).unwrap();
+        assert_eq!(read.objection(&asked(PowerReset, None), 400 * SECOND, COOLDOWN), None);
     }
 
     #[test]

@@ -62,6 +62,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// is no request to switch a server.
 const MAX_DRAIN: usize = 16 * 1024 * 1024;
 
+/// For the last replies, once the commands are done.
+pub const FAREWELL: Duration = REPLY_TIME.saturating_add(DRAIN_TIME);
+
 /// Opens the listener.
 ///
 /// # Errors
@@ -98,6 +101,11 @@ impl Signals {
             pipe::register(signal, write_end.try_clone()?)?;
         }
         Ok(Self { pipe, last })
+    }
+
+    /// Whether one has come since the last look.
+    pub fn have_come(&self) -> bool {
+        self.take().0 > 0
     }
 
     /// How many have come since the last look (several of one kind may count as one), and the latest.

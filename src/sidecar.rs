@@ -257,7 +257,10 @@ impl Sidecar {
         match self.ledger.objection(&asked).map_err(|cause| not_noted(&cause))? {
             Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
             Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
-            Some(Objection::Unfinished) => return Err(Problem::Run(Failure::OutcomeUnknown)),
+            Some(Objection::Unfinished) => {
+                self.ledger.close(&asked).map_err(|cause| not_noted(&cause))?;
+                return Err(Problem::Run(Failure::OutcomeUnknown));
+            }
             Some(Objection::NameTaken(other)) => return Err(Problem::IdReused(other)),
             Some(Objection::TooSoon { last, ago, wait }) => return Err(Problem::TooSoon { last, ago, wait }),
             None => {}

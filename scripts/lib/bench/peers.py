@@ -94,13 +94,9 @@ class Static(Peer):
 class Served(Peer):
     name = "the floor, served"
     note = "a C program, the floor behind a socket: one request at a time, and no key"
-    packages = ("ipmitool", "libc6")
 
     def prepare(self, site, port):
         return [str(site.bench / "served"), str(port), *site.command("power on")], {"IPMITOOL_PASSWORD": PASSWORD}
-
-    def own_size(self, site):
-        return (site.bench / "served").stat().st_size
 
 
 class Gunicorn(Peer):
