@@ -1,10 +1,11 @@
 //! The attacks, each against the real binary in front of an `ipmitool` that counts its runs.
 
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 use crate::crowd::{Crowd, flood, hit_and_run, pour};
 use crate::support::{KEY, Running};
@@ -12,6 +13,9 @@ use crate::watch::{Watch, sidecar, under_attack};
 
 /// Most attacks last as long as a request may: what they hold is then at its most.
 const SIEGE: Duration = Duration::from_secs(6);
+
+/// After which a kernel repeats a connection request that was not answered (RFC 6298, 2).
+const TRIED_AGAIN: Duration = Duration::from_secs(1);
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -88,6 +92,19 @@ fn twenty_thousand_connections_as_fast_as_they_come() {
     let _alone = alone();
     let sidecar = sidecar().start();
     under_attack("connect flood without data", &sidecar, || flood(sidecar.address, 20_000, 1_000));
+}
+
+/// A machine that is flooded has other work too, and the sidecar may wait for a processor.
+#[test]
+fn a_client_in_a_flood_gets_in_although_the_sidecar_is_held_up() {
+    let _alone = alone();
+    let sidecar = sidecar().start();
+    sidecar.signal(Signal::STOP);
+    flood(sidecar.address, 3_000, 1_000);
+    TcpStream::connect_timeout(&sidecar.address, TRIED_AGAIN).expect("room in the backlog");
+    let honest = sidecar.get("/health").begin();
+    sidecar.signal(Signal::CONT);
+    assert_eq!(honest.reply().status, 200);
 }
 
 /// What a client may send behind its reply, which is read and thrown away, and what the kernel holds of the rest.
