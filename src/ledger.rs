@@ -76,9 +76,13 @@ impl Ledger {
     /// # Errors
     /// Why it could not be noted.
     pub fn begin(&self, asked: Asked) -> io::Result<()> {
-        self.note(|memory, now| memory.begin(asked, now)).inspect_err(|_| {
-            // It will not be made. What of it is in the file already would count against others.
-            let _ = self.note(|memory, now| memory.end(Ending::NotSent, now));
+        self.with_memory(|memory, now| {
+            memory.begin(asked, now);
+            self.save(memory).inspect_err(|_| {
+                // It will not be made. What of it is in the file already would count against others.
+                memory.end(Ending::NotSent, now);
+                let _ = self.save(memory);
+            })
         })
     }
 
