@@ -235,7 +235,13 @@ impl<'a> Reader<'a> {
     }
 
     fn parse<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        parse(text).or_else(|cause| self.wrong(format!("{name} is {text:?}: {cause}")).ok_or(())).ok()
+        let wrong = |cause| {
+            // Not quoted where it may hold a login: of a URL, or of a command line.
+            let may_tell = text.contains(['@', ' ']);
+            let named = if may_tell { name.to_owned() } else { format!("{name} is {text:?}") };
+            self.wrong(format!("{named}: {cause}"))
+        };
+        parse(text).map_or_else(wrong, Some)
     }
 
     fn or_default<T>(

@@ -182,15 +182,22 @@ fn credentials_come_from_files_too() {
     assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
 }
 
-/// Someone who tries `-P` here has written the password into the wrong variable; it is a secret all the same.
+/// Someone has written the password into the wrong variable; it is a secret all the same.
 #[test]
-fn a_password_among_the_arguments_is_refused_and_not_repeated() {
+fn a_password_in_the_wrong_place_is_refused_and_not_repeated() {
     for option in ["-P", "-k", "-y"] {
         let ended = refuses(configured().env("IPMITOOL_ARGS", format!("{option} hunter2hunter2")));
         assert!(ended.stderr.contains("IPMITOOL_ARGS") && ended.stderr.contains(option), "{ended:?}");
         assert!(!ended.stderr.contains("hunter2hunter2"), "{ended:?}");
     }
     refuses(configured().env("IPMITOOL_ARGS", "-P hunter2hunter2")).says("BMC_PASSWORD");
+    for (name, value) in [
+        ("BMC_HOST", "https://root:hunter2hunter2@192.0.2.10"),
+        ("IPMITOOL", "ipmitool -U root -P hunter2hunter2"),
+    ] {
+        let ended = refuses(configured().env(name, value));
+        assert!(ended.stderr.contains(name) && !ended.stderr.contains("hunter2hunter2"), "{ended:?}");
+    }
 }
 
 #[test]
