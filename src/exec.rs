@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Access, access};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpgid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open, waitpgid,
+};
 use signal_hook::consts::SIGCHLD;
 
 use crate::secret::Secret;
 
 /// `ipmitool` closes its session on SIGINT, mostly within 10 ms; a BMC has only about four of them to lose.
-pub const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(300);
 
 /// `ipmitool -v` prints about 2 KiB. What goes beyond the cap is read and thrown away.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -94,19 +96,19 @@ pub enum End {
 }
 
 /// Ends every run that shares it, now and from now on.
-#[derive(Debug, Clone)]
-pub struct Interrupt(Arc<OwnedFd>);
+#[derive(Debug)]
+pub struct Interrupt(OwnedFd);
 
 impl Interrupt {
     /// # Errors
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     /// Never undone: the descriptor stays readable.
     pub fn raise(&self) {
-        let _ = write(&*self.0, &1u64.to_ne_bytes()); // fails only when it is raised already
+        let _ = write(&self.0, &1u64.to_ne_bytes()); // fails only when it is raised already
     }
 }
 
@@ -148,6 +150,19 @@ pub fn mind_children() -> io::Result<()> {
         signal_hook::flag::register(SIGCHLD, Arc::default())?;
     }
     Ok(())
+}
+
+/// Whether this system tells when a child ends.
+///
+/// # Errors
+/// That it does not, and what would.
+pub fn check_system() -> io::Result<()> {
+    let opened = pidfd_open(getpid(), PidfdFlags::empty());
+    opened.map(drop).map_err(|error| {
+        io::Error::other(format!(
+            "pidfd_open: {error}: expected Linux 5.3 or newer, and a container engine that is no older"
+        ))
+    })
 }
 
 /// Runs it to its end, or until `deadline`, by which it is dead and reaped in any case. Blocks.
@@ -266,7 +281,7 @@ impl Run {
             let mut fds = vec![PollFd::new(&self.exited, PollFlags::IN)];
             let pipes = [&self.stdout, &self.stderr].map(|reader| reader.pipe.as_ref());
             fds.extend(pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-            fds.extend(interrupt.map(|interrupt| PollFd::new(&*interrupt.0, PollFlags::IN)));
+            fds.extend(interrupt.map(|interrupt| PollFd::new(&interrupt.0, PollFlags::IN)));
             let left = until.saturating_duration_since(Instant::now());
             let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
                 Ok(ready) => ready,

@@ -162,6 +162,7 @@ fn configure() -> Result<Config, Exit> {
 }
 
 fn sidecar(config: Config) -> Result<Sidecar, Exit> {
+    exec::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
     let interrupt = Interrupt::new().map_err(system("making an eventfd".to_owned()))?;
     let ledger = Ledger::new(config.state_dir.as_deref(), config.cooldown);
     Ok(Sidecar::new(config.keys, config.bmc, config.request_timeout, ledger, interrupt))
