@@ -15,6 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::info;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, read};
@@ -24,7 +25,7 @@ use crate::http::{Head, HeadError, MAX_BODY, Method, REQUEST_TIME, Response, par
 use crate::ipmi::Command;
 use crate::ipmitool::Failure;
 use crate::reply::Problem;
-use crate::sidecar::{Admission, Admitted, Sidecar};
+use crate::sidecar::{Admission, Admitted, Sidecar, TOO_LATE};
 
 /// What is left of a body is taken for so long before the reply: Apache's `mod_cgid` and fcgiwrap lose the reply of a
 /// program that ends with its standard input unread.
@@ -104,11 +105,14 @@ pub fn respond(head: &Head, body: &mut Body, sidecar: &Sidecar, state: Option<&P
         Admission::Reply(response) => return response,
         Admission::Command(admitted) => admitted,
     };
+    if matches!(admitted.command(), Command::Change(_)) {
+        info!("{admitted} accepted");
+    }
     match take_lane(&admitted, state) {
         Ok(None) => sidecar.carry_out(&admitted, None),
         // Ours stays open beside the run's, so that the lane is free only when both have ended.
         Ok(Some(lane)) => sidecar.carry_out(&admitted, lane.try_clone().ok().map(OwnedFd::from)),
-        Err(problem) => problem.reply(Some(admitted.command())),
+        Err(problem) => sidecar.give_up(&admitted, problem),
     }
 }
 
@@ -174,7 +178,7 @@ impl Body {
     }
 }
 
-/// Waits for the lane of this command, at most until its deadline. The kernel serves those who wait in their order.
+/// Waits for the lane of this command, at most until it is too late to start. The kernel serves those who wait in their order.
 fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Problem> {
     let Some(state) = state else { return Ok(None) };
     let path = state.join(match admitted.command() {
@@ -183,7 +187,6 @@ fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, 
     });
     let failed = |error| {
         let said = format!("locking {}, as STATE_DIR says: {error}", path.display());
-        log::error!("{admitted}: {said}");
         Problem::Run(Failure::NotStarted(said.into()))
     };
     let mut options = OpenOptions::new();
@@ -199,9 +202,9 @@ fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, 
     let (sender, receiver) = mpsc::sync_channel(1);
     let wait = move || sender.send(flock(&file, FlockOperation::LockExclusive).map(|()| file));
     thread::Builder::new().spawn(wait).map_err(failed)?;
-    match receiver.recv_timeout(admitted.deadline().saturating_duration_since(Instant::now())) {
+    match receiver.recv_timeout(admitted.starts_by().saturating_duration_since(Instant::now())) {
         Ok(locked) => locked.map(Some).map_err(|error| failed(error.into())),
-        Err(_) => Err(Problem::Busy("earlier commands took the time it had")),
+        Err(_) => Err(TOO_LATE),
     }
 }
 

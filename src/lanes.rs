@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use log::{Level, debug, info, log};
+use log::{debug, info, warn};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
@@ -20,7 +20,7 @@ use crate::ipmi::Command;
 use crate::reply::Problem;
 use crate::sidecar::{Admitted, Sidecar};
 
-/// A quick BMC is done with them in a second. Behind eight slow changes one could not start in time anyway.
+/// A quick BMC is done with them in a second, and a server needs no more: an automation loops.
 const MAX_CHANGES: usize = 8;
 
 /// Those who share a read often ask again at once, and the first to do so would run alone while the others wait for
@@ -65,15 +65,19 @@ impl Lanes {
         Ok(())
     }
 
-    /// The client will not wait: what has not started, and nobody else waits for, is not run. False if its command
-    /// has started: then it goes on.
-    pub fn abandon(&self, client: ClientId) -> bool {
-        self.changes.abandon(client) || self.reads.abandon(client)
+    /// The client waits no longer: what has not started, and nobody else waits for, is not run. Gives back what it
+    /// asked for; `None` if that has started: then it goes on.
+    pub fn withdraw(&self, client: ClientId) -> Option<Arc<Admitted>> {
+        self.changes.withdraw(client).or_else(|| self.reads.withdraw(client))
     }
 
     /// What has not started never will.
     pub fn cancel(&self) {
-        self.changes.state().waiting.clear();
+        for job in self.changes.state().waiting.drain(..) {
+            for (_, admitted) in job.clients {
+                warn!("{admitted} not run: told to stop at once");
+            }
+        }
         self.reads.state().waiting.clear();
     }
 
@@ -143,10 +147,10 @@ impl Job {
         self.clients.first().is_some_and(|(_, admitted)| what(admitted))
     }
 
-    /// Those for whom it is not too late, if it is for others.
-    fn split_in_time(&mut self) -> Option<Self> {
-        let late = self.clients.iter().take_while(|(_, admitted)| !admitted.has_time()).count();
-        (0 < late && late < self.clients.len()).then(|| Self { clients: self.clients.split_off(late) })
+    /// Those who have more time than a run for the others would leave them.
+    fn split_ample(&mut self) -> Option<Self> {
+        let short = self.clients.iter().take_while(|(_, admitted)| !admitted.can_share()).count();
+        (0 < short && short < self.clients.len()).then(|| Self { clients: self.clients.split_off(short) })
     }
 }
 
@@ -185,21 +189,16 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether the client was among those who wait.
-    fn abandon(&self, client: ClientId) -> bool {
+    /// What the client asked for, if it was among those who wait.
+    fn withdraw(&self, client: ClientId) -> Option<Arc<Admitted>> {
         let mut state = self.state();
         let place = |job: &Job| job.clients.iter().position(|(waiting, _)| *waiting == client);
-        let found = state.waiting.iter().enumerate().find_map(|(at, job)| Some((at, place(job)?)));
-        let Some((at, place)) = found else { return false };
+        let (at, place) = state.waiting.iter().enumerate().find_map(|(at, job)| Some((at, place(job)?)))?;
         let (_, admitted) = state.waiting[at].clients.remove(place);
         if state.waiting[at].clients.is_empty() {
             state.waiting.remove(at);
-            // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
-            let level =
-                if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
-            log!(level, "{admitted} not run: the client hung up before it started");
         }
-        true
+        Some(admitted)
     }
 
     fn is_idle(&self) -> bool {
@@ -212,14 +211,14 @@ impl Lane {
         self.changed.notify_all();
     }
 
-    /// The next command, as soon as there is one; `None` once the lane is closed and empty. Who is too late for it is
-    /// told so first, and nobody else with them.
+    /// The next command, as soon as there is one; `None` once the lane is closed and empty. Who has little time left
+    /// is served, or told so, first, and nobody else with them.
     fn next(&self) -> Option<Arc<Admitted>> {
         let mut state = self.state();
         loop {
             if let Some(mut job) = state.waiting.pop_front() {
-                if let Some(in_time) = job.split_in_time() {
-                    state.waiting.push_front(in_time);
+                if let Some(ample) = job.split_ample() {
+                    state.waiting.push_front(ample);
                 }
                 let Some((_, admitted)) = job.clients.first().cloned() else { continue };
                 state.running = Some(job);

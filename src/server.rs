@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -22,7 +22,7 @@ use crate::http::{CONTINUE, Head, HeadError, MAX_BODY, MAX_HEAD, Method, REQUEST
 use crate::ipmi::Command;
 use crate::lanes::{ClientId, Lanes};
 use crate::reply::Problem;
-use crate::sidecar::{Admission, Admitted, Sidecar};
+use crate::sidecar::{Admission, Admitted, Sidecar, TOO_LATE};
 
 /// Who comes while it is full tries again a second later. One flooding program on the same machine connects some 40
 /// times a millisecond: the standard library's 128 bridge 3 ms in which we are given no processor, 1,024 some 25, and
@@ -158,7 +158,7 @@ struct Server<'a> {
 /// One connection, which carries one request.
 struct Client {
     stream: TcpStream,
-    /// When its stage must be over; while a lane has its command, the lane sees to that.
+    /// When its stage must be over; once a lane has started its command, the lane sees to that.
     until: Option<Instant>,
     /// The request was HEAD: its reply has no body.
     is_head: bool,
@@ -329,10 +329,8 @@ impl Server<'_> {
         match stage {
             Stage::Head { bytes, checked } => self.read_head(id, client, bytes, checked),
             Stage::Body { bytes, left, admitted } => self.read_body(id, client, bytes, left, admitted),
-            Stage::Waiting { half_closed } => {
-                let goes_on = !half_closed && !self.lanes.abandon(id);
-                goes_on.then_some(Stage::Waiting { half_closed: true })
-            }
+            Stage::Waiting { half_closed: false } => self.hang_up(id),
+            Stage::Waiting { half_closed: true } => None,
             Stage::Reply { bytes, sent } => client.write(bytes, sent),
             Stage::Drain { left } => client.drain(left),
         }
@@ -460,13 +458,25 @@ impl Server<'_> {
             Admission::Reply(response) => return client.reply(&response),
             Admission::Command(admitted) => admitted,
         };
+        let starts_by = admitted.starts_by();
         match self.lanes.submit(id, admitted) {
             Ok(()) => {
-                client.until = None;
+                client.until = Some(starts_by);
                 Some(Stage::Waiting { half_closed: false })
             }
             Err(problem) => client.refuse(&problem, Some(command)),
         }
+    }
+
+    /// The client has ended its own side: it has changed its mind, unless its command has started.
+    fn hang_up(&self, id: ClientId) -> Option<Stage> {
+        let Some(admitted) = self.lanes.withdraw(id) else {
+            return Some(Stage::Waiting { half_closed: true });
+        };
+        // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
+        let level = if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
+        log!(level, "{admitted} not run: the client hung up before it started");
+        None
     }
 
     /// Ends every stage that has taken too long.
@@ -475,11 +485,18 @@ impl Server<'_> {
         let is_late = |client: &Client| client.until.is_some_and(|until| until <= now);
         let late = self.clients.iter().filter(|(_, (client, _))| is_late(client)).map(|(id, _)| *id);
         for id in late.collect::<Vec<_>>() {
-            self.step(id, |_, client, stage| match stage {
+            self.step(id, |server, client, stage| match stage {
                 Stage::Head { bytes, .. } if bytes.is_empty() => None,
                 Stage::Head { .. } => client.refuse(&Problem::Slow, None),
                 Stage::Body { admitted, .. } => client.refuse(&Problem::Slow, Some(admitted.command())),
-                Stage::Waiting { .. } | Stage::Reply { .. } | Stage::Drain { .. } => None,
+                Stage::Waiting { .. } => {
+                    client.until = None;
+                    match server.lanes.withdraw(id) {
+                        Some(admitted) => client.reply(&server.sidecar.give_up(&admitted, TOO_LATE)),
+                        None => Some(stage),
+                    }
+                }
+                Stage::Reply { .. } | Stage::Drain { .. } => None,
             });
         }
     }

@@ -28,6 +28,12 @@ const CHANGE_NEEDS: Duration = Duration::from_secs(5);
 /// A read that is cut short does no harm, but it needs time for an answer: a quick BMC takes 0.1 s.
 const READ_NEEDS: Duration = Duration::from_secs(1);
 
+/// Who has less left takes nobody along: a run ends with the time of the first, and a slow BMC takes 3 s.
+const SHARING_NEEDS: Duration = CHANGE_NEEDS;
+
+/// In time, it could not start.
+pub const TOO_LATE: Problem = Problem::Busy("earlier commands took the time it had");
+
 /// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
 const LOCKOUT: Duration = Duration::from_secs(60);
 
@@ -85,13 +91,18 @@ impl Admitted {
         self.deadline
     }
 
-    /// Whether enough of it is left to start.
-    pub fn has_time(&self) -> bool {
+    /// When too little of its time is left to start.
+    pub fn starts_by(&self) -> Instant {
         let needs = match self.command() {
             Command::Change(_) => CHANGE_NEEDS,
             Command::Read(_) => READ_NEEDS,
         };
-        self.deadline.saturating_duration_since(Instant::now()) >= needs
+        self.deadline.checked_sub(needs).unwrap_or(self.received)
+    }
+
+    /// Whether a run within its time serves others too.
+    pub fn can_share(&self) -> bool {
+        self.deadline.saturating_duration_since(Instant::now()) >= SHARING_NEEDS
     }
 
     /// Step two: a body that is no alert's changes nothing. An alert's names the delivery better than a field does,
@@ -223,12 +234,20 @@ impl Sidecar {
     /// Step three: runs the command and answers, by its deadline at the latest. Blocks. Where the lane is a locked file,
     /// the run holds it as well.
     pub fn carry_out(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Response {
-        let command = admitted.command();
-        let result = match command {
+        let result = match admitted.command() {
             Command::Read(_) => self.attempt(admitted, lane).map(Done::Now),
             Command::Change(change) => self.attempt_once(change, admitted, lane),
         };
-        let level = match (command, &result) {
+        self.answer(admitted, result)
+    }
+
+    /// Instead of step three, where the command has not started.
+    pub fn give_up(&self, admitted: &Admitted, why: Problem) -> Response {
+        self.answer(admitted, Err(why))
+    }
+
+    fn answer(&self, admitted: &Admitted, result: Result<Done, Problem>) -> Response {
+        let level = match (admitted.command(), &result) {
             (Command::Change(_), Ok(_)) => Level::Info,
             (Command::Change(_), Err(_)) => Level::Warn,
             (Command::Read(_), Ok(_)) => locked(&self.statuses).level_of_success(),
@@ -280,8 +299,8 @@ impl Sidecar {
     }
 
     fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
-        if !admitted.has_time() {
-            return Err(Problem::Busy("earlier commands took the time it had"));
+        if Instant::now() > admitted.starts_by() {
+            return Err(TOO_LATE);
         }
         let login = self.bmc.login();
         self.recall_rejection(&login)?;

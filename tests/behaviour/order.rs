@@ -79,6 +79,18 @@ fn a_change_that_cannot_start_in_time_is_never_sent() {
 }
 
 #[test]
+fn a_change_that_cannot_start_in_time_is_told_so_once_that_is_certain() {
+    let sidecar = Sidecar::with_fake_ipmitool("exec sleep 600").env("REQUEST_TIMEOUT", "7").start();
+    let hanging = sidecar.post("/power/on").key(KEY).begin();
+    sidecar.ipmitool_is_run(1);
+    let certain = Duration::from_secs(7 - 5) + SOON;
+    sidecar.post("/power/off").key(KEY).expect_failure(503, "busy").within(certain);
+    sidecar.logs("busy: ");
+    hanging.reply().expect_failure(504, "outcome_unknown");
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}
+
+#[test]
 fn thirty_two_who_ask_at_once_share_two_runs() {
     let bmc = SimulatedBmc::on().slow(Duration::from_secs(2));
     // On a crowded machine two runs can take longer than the 9 s that are usual.
@@ -130,6 +142,24 @@ fn who_joins_a_read_that_is_too_late_for_others_is_in_time() {
     assert!([200, 503].contains(&late.reply().status));
     in_time.reply().expect(200, is_on());
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
+}
+
+/// Nor is it cut short with those who have little time left.
+#[test]
+fn who_has_time_is_not_taken_along_by_who_has_little() {
+    let hangs_then_is_slow =
+        "if mkdir \"$0.hangs\" 2>/dev/null; then exec sleep 600; fi; sleep 2.5; echo 'Chassis Power is on'";
+    let sidecar = Sidecar::with_fake_ipmitool(hangs_then_is_slow).env("REQUEST_TIMEOUT", "7").start();
+    let ask = || sidecar.get("/power/status").key(KEY).begin();
+    let hanging = ask();
+    sidecar.ipmitool_is_run(1);
+    sleep(Duration::from_millis(1_500));
+    let little = ask();
+    sleep(Duration::from_millis(4_500));
+    let ample = ask();
+    hanging.reply().expect_failure(504, "bmc_timeout");
+    little.reply().expect_failure(504, "bmc_timeout");
+    ample.reply().expect(200, is_on());
 }
 
 /// Whether it says farewell or not.

@@ -112,6 +112,7 @@ fn a_second_signal_leaves_what_waits_undone() {
     sidecar.signal(Signal::INT).exits(130, AT_ONCE);
     changes.into_iter().for_each(Connection::let_go);
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
+    assert_eq!(sidecar.log().matches("not run: told to stop at once").count(), 2);
 }
 
 /// As in a container: there the kernel ignores every signal that PID 1 does not catch.
