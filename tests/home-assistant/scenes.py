@@ -196,24 +196,24 @@ def automations(home, bmc):
 def second_server(home, bmc):
     """Its copy of the package waits for one look of 10 s only, so that the test need not wait five minutes."""
     scene("A second server, whose system ignores the power button")
-    there = lambda: "sensor.nas_power_state" in {each["entity_id"] for each in home.get("/api/states")}
+    there = lambda: "sensor.lab_power_state" in {each["entity_id"] for each in home.get("/api/states")}
     until("the sensor, whose sidecar started after Home Assistant", there, 70)
     ok("its sensor came, though its sidecar started after Home Assistant")
     bmc.settle_in(1, ignores_button=True)
-    home.read_again("sensor.nas_power_state")
-    until("the state to be read", lambda: home.state("switch.nas_power") == "on")
-    home.press("nas_shut_down")
-    expect("the switch", "off", home.state("switch.nas_power"))
-    expect_in("after the wait", "its power state is on.", notified(home, "nas_still_on"))
-    until("the switch to show on again", lambda: home.state("switch.nas_power") == "on")
+    home.read_again("sensor.lab_power_state")
+    until("the state to be read", lambda: home.state("switch.lab_power") == "on")
+    home.press("lab_shut_down")
+    expect("the switch", "off", home.state("switch.lab_power"))
+    expect_in("after the wait", "its power state is on.", notified(home, "lab_still_on"))
+    until("the switch to show on again", lambda: home.state("switch.lab_power") == "on")
     journal_is(bmc, "and its power is not cut", ["shutdown 1"])
 
     bmc.settle_in(1, ignores_button=True)
-    home.call("input_boolean.turn_on", "input_boolean.nas_force_off_when_stuck")
-    home.press("nas_shut_down")
+    home.call("input_boolean.turn_on", "input_boolean.lab_force_off_when_stuck")
+    home.press("lab_shut_down")
     until("the power to be cut", lambda: len(bmc.journal()) == 2)
     journal_is(bmc, "with that switched on it is", ["shutdown 1", "power 0"])
-    until("it to be off", lambda: home.state("switch.nas_power") == "off")
+    until("it to be off", lambda: home.state("switch.lab_power") == "off")
 
 
 def wrong_key(home, bmc, sidecar):

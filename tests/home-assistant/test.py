@@ -7,6 +7,7 @@ Usage: test.py VERSION SIDECAR FOLDER PICTURE COMMAND...
 
 import re
 import shutil
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -110,23 +111,22 @@ def shipped(folder, version):
     packages.mkdir(parents=True)
     blocks = ["frontend:\n", guide.block("# configuration.yaml"), guide.block("# configuration.yaml: the dashboard")]
     (folder / "configuration.yaml").write_text("\n".join(blocks))
-    (folder / "secrets.yaml").write_text(guide.block("# secrets.yaml").replace("…", KEY) + f"nas_power_key: {KEY}\n")
+    (folder / "secrets.yaml").write_text(guide.block("# secrets.yaml").replace("…", KEY) + f"lab_power_key: {KEY}\n")
     for name in ("ipmi_sidecar.yaml", "dashboard.yaml"):
         shutil.copy(guide.SHIPPED / name, packages if name.startswith("ipmi") else folder)
     (packages / "own_automations.yaml").write_text(AUTOMATIONS)
 
-    # The guide's sed line, done by hand; and a wait short enough for a test.
-    text = (packages / "ipmi_sidecar.yaml").read_text()
-    line = re.search(r"^\$ sed '([^']+)' ipmi_sidecar.yaml >nas.yaml$", guide.GUIDE, re.MULTILINE)
+    # By the guide's sed line; and a wait short enough for a test.
+    line = re.search(r"^\$ sed '([^']+)' ipmi_sidecar.yaml >lab.yaml$", guide.GUIDE, re.MULTILINE)
     assert line, "the guide has no sed line for a second server"
-    changes = [change.split("/")[1:3] for change in line[1].split("; ")]
-    shorter = [("repeat.index >= 30", "repeat.index >= 1")]
-    (packages / "nas.yaml").write_text(replaced(text, changes + shorter))
+    copied = lambda text: subprocess.run(["sed", line[1]], input=text, capture_output=True, text=True, check=True).stdout
+    copy = copied((packages / "ipmi_sidecar.yaml").read_text())
+    (packages / "lab.yaml").write_text(replaced(copy, [("repeat.index >= 30", "repeat.index >= 1")]))
 
     if version != NEWEST:
         switch = guide.block("# packages/ipmi_sidecar_switch.yaml, before Home Assistant 2025.12")
         (packages / "ipmi_sidecar_switch.yaml").write_text(switch)
-        (packages / "nas_switch.yaml").write_text(replaced(switch, changes[:2]))
+        (packages / "lab_switch.yaml").write_text(copied(switch))
     return folder
 
 
