@@ -202,7 +202,7 @@ fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, 
     let (sender, receiver) = mpsc::sync_channel(1);
     let wait = move || sender.send(flock(&file, FlockOperation::LockExclusive).map(|()| file));
     thread::Builder::new().spawn(wait).map_err(failed)?;
-    match receiver.recv_timeout(admitted.starts_by().saturating_duration_since(Instant::now())) {
+    match receiver.recv_timeout(admitted.waits_until().saturating_duration_since(Instant::now())) {
         Ok(locked) => locked.map(Some).map_err(|error| failed(error.into())),
         Err(_) => Err(TOO_LATE),
     }

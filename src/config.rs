@@ -237,7 +237,7 @@ impl<'a> Reader<'a> {
     fn parse<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let wrong = |cause| {
             // Not quoted where it may hold a login: of a URL, or of a command line.
-            let may_tell = text.contains(['@', ' ']);
+            let may_tell = text.contains('@') || text.contains(char::is_whitespace);
             let named = if may_tell { name.to_owned() } else { format!("{name} is {text:?}") };
             self.wrong(format!("{named}: {cause}"))
         };

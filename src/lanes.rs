@@ -66,8 +66,8 @@ impl Lanes {
     }
 
     /// The client waits no longer: what has not started, and nobody else waits for, is not run. Gives back what it
-    /// asked for; `None` if that has started: then it goes on.
-    pub fn withdraw(&self, client: ClientId) -> Option<Arc<Admitted>> {
+    /// asked for, and whether somebody else waits for it; `None` if that has started: then it goes on.
+    pub fn withdraw(&self, client: ClientId) -> Option<(Arc<Admitted>, bool)> {
         self.changes.withdraw(client).or_else(|| self.reads.withdraw(client))
     }
 
@@ -147,10 +147,14 @@ impl Job {
         self.clients.first().is_some_and(|(_, admitted)| what(admitted))
     }
 
-    /// Those who have more time than a run for the others would leave them.
+    /// Those who have more time than the first: who is late takes nobody along, nor does who is short of time.
     fn split_ample(&mut self) -> Option<Self> {
-        let short = self.clients.iter().take_while(|(_, admitted)| !admitted.can_share()).count();
-        (0 < short && short < self.clients.len()).then(|| Self { clients: self.clients.split_off(short) })
+        let first = |those: fn(&Admitted) -> bool| {
+            self.clients.iter().take_while(|(_, admitted)| those(admitted)).count()
+        };
+        let first = [first(Admitted::is_late), first(Admitted::is_short)];
+        let first = first.into_iter().find(|&first| 0 < first && first < self.clients.len())?;
+        Some(Self { clients: self.clients.split_off(first) })
     }
 }
 
@@ -189,16 +193,17 @@ impl Lane {
         Ok(())
     }
 
-    /// What the client asked for, if it was among those who wait.
-    fn withdraw(&self, client: ClientId) -> Option<Arc<Admitted>> {
+    /// See [`Lanes::withdraw`].
+    fn withdraw(&self, client: ClientId) -> Option<(Arc<Admitted>, bool)> {
         let mut state = self.state();
         let place = |job: &Job| job.clients.iter().position(|(waiting, _)| *waiting == client);
         let (at, place) = state.waiting.iter().enumerate().find_map(|(at, job)| Some((at, place(job)?)))?;
         let (_, admitted) = state.waiting[at].clients.remove(place);
-        if state.waiting[at].clients.is_empty() {
+        let is_shared = !state.waiting[at].clients.is_empty();
+        if !is_shared {
             state.waiting.remove(at);
         }
-        Some(admitted)
+        Some((admitted, is_shared))
     }
 
     fn is_idle(&self) -> bool {

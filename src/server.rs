@@ -26,7 +26,7 @@ use crate::sidecar::{Admission, Admitted, Sidecar, TOO_LATE};
 
 /// Who comes while it is full tries again a second later. One flooding program on the same machine connects some 40
 /// times a millisecond: the standard library's 128 bridge 3 ms in which we are given no processor, 1,024 some 25, and
-/// both were seen to be too few. Linux allows this many unasked (`net.core.somaxconn`).
+/// both were seen to be too few. Linux allows this many unasked, since 5.4 (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
 /// What the kernel holds of a client's bytes; a head has 8 KiB.
@@ -458,10 +458,10 @@ impl Server<'_> {
             Admission::Reply(response) => return client.reply(&response),
             Admission::Command(admitted) => admitted,
         };
-        let starts_by = admitted.starts_by();
+        let waits_until = admitted.waits_until();
         match self.lanes.submit(id, admitted) {
             Ok(()) => {
-                client.until = Some(starts_by);
+                client.until = Some(waits_until);
                 Some(Stage::Waiting { half_closed: false })
             }
             Err(problem) => client.refuse(&problem, Some(command)),
@@ -470,12 +470,15 @@ impl Server<'_> {
 
     /// The client has ended its own side: it has changed its mind, unless its command has started.
     fn hang_up(&self, id: ClientId) -> Option<Stage> {
-        let Some(admitted) = self.lanes.withdraw(id) else {
+        let Some((admitted, is_shared)) = self.lanes.withdraw(id) else {
             return Some(Stage::Waiting { half_closed: true });
         };
-        // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
-        let level = if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
-        log!(level, "{admitted} not run: the client hung up before it started");
+        if !is_shared {
+            // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
+            let level =
+                if matches!(admitted.command(), Command::Read(_)) { Level::Debug } else { Level::Info };
+            log!(level, "{admitted} not run: the client hung up before it started");
+        }
         None
     }
 
@@ -492,7 +495,7 @@ impl Server<'_> {
                 Stage::Waiting { .. } => {
                     client.until = None;
                     match server.lanes.withdraw(id) {
-                        Some(admitted) => client.reply(&server.sidecar.give_up(&admitted, TOO_LATE)),
+                        Some((admitted, _)) => client.reply(&server.sidecar.give_up(&admitted, TOO_LATE)),
                         None => Some(stage),
                     }
                 }

@@ -28,8 +28,9 @@ const CHANGE_NEEDS: Duration = Duration::from_secs(5);
 /// A read that is cut short does no harm, but it needs time for an answer: a quick BMC takes 0.1 s.
 const READ_NEEDS: Duration = Duration::from_secs(1);
 
-/// Who has less left takes nobody along: a run ends with the time of the first, and a slow BMC takes 3 s.
-const SHARING_NEEDS: Duration = CHANGE_NEEDS;
+/// A run ends with the time of the first who shares it, and a slow BMC takes 3 s: who has less left takes nobody along.
+/// No more than half of the least `REQUEST_TIMEOUT`, or all who wait for a slow run would have less left behind it.
+const SHARING_NEEDS: Duration = Duration::from_millis(3_500);
 
 /// In time, it could not start.
 pub const TOO_LATE: Problem = Problem::Busy("earlier commands took the time it had");
@@ -91,18 +92,31 @@ impl Admitted {
         self.deadline
     }
 
-    /// When too little of its time is left to start.
-    pub fn starts_by(&self) -> Instant {
-        let needs = match self.command() {
-            Command::Change(_) => CHANGE_NEEDS,
-            Command::Read(_) => READ_NEEDS,
-        };
-        self.deadline.checked_sub(needs).unwrap_or(self.received)
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Whether a run within its time serves others too.
-    pub fn can_share(&self) -> bool {
-        self.deadline.saturating_duration_since(Instant::now()) >= SHARING_NEEDS
+    const fn needs(&self) -> Duration {
+        match self.command() {
+            Command::Change(_) => CHANGE_NEEDS,
+            Command::Read(_) => READ_NEEDS,
+        }
+    }
+
+    /// Too little of its time is left to start.
+    pub fn is_late(&self) -> bool {
+        self.left() < self.needs()
+    }
+
+    /// A run within its time would be too short for others.
+    pub fn is_short(&self) -> bool {
+        self.left() < SHARING_NEEDS
+    }
+
+    /// For how long it may wait for its lane. A delivery that was carried out before is answered however late it is.
+    pub fn waits_until(&self) -> Instant {
+        let needs = if self.delivery.is_some() { Duration::ZERO } else { self.needs() };
+        self.deadline.checked_sub(needs).unwrap_or(self.received)
     }
 
     /// Step two: a body that is no alert's changes nothing. An alert's names the delivery better than a field does,
@@ -299,7 +313,7 @@ impl Sidecar {
     }
 
     fn attempt(&self, admitted: &Admitted, lane: Option<OwnedFd>) -> Result<Answer, Problem> {
-        if Instant::now() > admitted.starts_by() {
+        if admitted.is_late() {
             return Err(TOO_LATE);
         }
         let login = self.bmc.login();

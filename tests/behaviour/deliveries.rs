@@ -451,4 +451,19 @@ fn who_hangs_up_takes_nobody_with_it_who_waits_for_the_same_delivery() {
     assert_eq!(running.reply().status, 200);
     stays.reply().expect(200, cycled());
     sidecar.bmc_was_asked(["set power 1", "set power 0", "set power 1"]);
+    assert!(!sidecar.log().contains("not run"), "{}", sidecar.log());
+}
+
+#[test]
+fn what_was_done_is_told_behind_a_change_that_leaves_no_time_for_another() {
+    let hangs = "case \"$*\" in *\"power off\") exec sleep 600 ;; esac; echo 'Chassis Power Control: Cycle'";
+    let sidecar = Sidecar::with_fake_ipmitool(hangs).env("REQUEST_TIMEOUT", "7").start();
+    let cycle = || sidecar.post("/power/cycle").key(KEY).header(ID, "d-1");
+    cycle().expect(200, cycled());
+    let hanging = sidecar.post("/power/force-off").key(KEY).begin();
+    sidecar.ipmitool_is_run(2);
+    let again = cycle().begin();
+    hanging.reply().expect_failure(504, "outcome_unknown");
+    again.reply().expect(200, cycled());
+    assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
