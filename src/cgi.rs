@@ -178,7 +178,8 @@ impl Body {
     }
 }
 
-/// Waits for the lane of this command, at most until it is too late to start. The kernel serves those who wait in their order.
+/// Waits for the lane of this command, at most until it is too late to start. The kernel serves those who wait in their
+/// order.
 fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Problem> {
     let Some(state) = state else { return Ok(None) };
     let path = state.join(match admitted.command() {

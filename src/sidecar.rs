@@ -32,7 +32,7 @@ const READ_NEEDS: Duration = Duration::from_secs(1);
 /// No more than half of the least `REQUEST_TIMEOUT`, or all who wait for a slow run would have less left behind it.
 const SHARING_NEEDS: Duration = Duration::from_millis(3_500);
 
-/// In time, it could not start.
+/// Its lane was taken for as long as it could wait.
 pub const TOO_LATE: Problem = Problem::Busy("earlier commands took the time it had");
 
 /// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
