@@ -1,4 +1,4 @@
-//! What comes twice: named deliveries, alerts that go on firing, and restarts in a row.
+//! Requests that come twice: deliveries with an ID, alerts that keep firing, and restarts in a row.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,34 +9,34 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Reply, Running, Scratch, Sidecar, SimulatedBmc};
+use crate::support::{KEY, Reply, Running, Sidecar, SimulatedBmc, TempDir};
 
 const ID: &str = "Idempotency-Key";
 
-/// Succeeds at once, whatever is asked.
+/// Succeeds at once, with any command.
 const DONE: &str =
     r#"for what in Up/On Soft Down/Off Cycle Reset; do echo "Chassis Power Control: $what"; done"#;
 
-/// Gets as far as sending, and hears nothing.
+/// Sends the command and gets no reply.
 const UNCONFIRMED: &str = "echo 'Discovered IPMB address 0x0' >&2; exit 1";
 
-/// Gets nowhere.
+/// Fails before the login.
 const NO_SESSION: &str = "printf '%s\n' 'Loading IANA PEN Registry...' \
     'Error: Unable to establish IPMI v2 / RMCP+ session' >&2; exit 1";
 
-/// The server is off, say.
-const DECLINED: &str =
+/// The BMC refuses the command, for example because the server is off.
+const REFUSED: &str =
     "echo 'Set Chassis Power Control to Cycle failed: Command not supported in present state' >&2; exit 1";
 
-/// The BMC answers, and what it says is anybody's guess.
+/// The BMC reports an error that does not tell whether the change was made.
 const FAULTY: &str = "echo 'Set Chassis Power Control to Cycle failed: Unspecified error' >&2; exit 1";
 
 fn cycled() -> Value {
     json!({"success": true, "output": "Chassis Power Control: Cycle", "command": "power cycle"})
 }
 
-fn skipped(why: &str) -> Value {
-    json!({"success": true, "skipped": why})
+fn skipped(reason: &str) -> Value {
+    json!({"success": true, "skipped": reason})
 }
 
 fn alert(status: &str, name: &str) -> Value {
@@ -49,7 +49,7 @@ fn alert(status: &str, name: &str) -> Value {
     })
 }
 
-/// As Alertmanager sends it.
+/// The body that Alertmanager sends.
 fn notification(alerts: &[Value]) -> String {
     let fires = alerts.iter().any(|alert| alert["status"] == "firing");
     let status = if fires { "firing" } else { "resolved" };
@@ -63,15 +63,15 @@ fn notify<'a>(sidecar: &'a Running, alerts: &[Value]) -> Reply<'a> {
     post.body(notification(alerts)).send()
 }
 
-/// A server that can be cycled as often as a test likes.
+/// Allows any number of restarts in a row.
 fn without_cooldown(script: &str) -> Sidecar {
     Sidecar::with_fake_ipmitool(script).env("POWER_COOLDOWN", "0")
 }
 
 #[test]
-fn a_delivery_that_comes_again_gets_the_same_answer_and_no_second_run() {
+fn a_repeated_delivery_gets_the_same_reply_without_a_second_run() {
     for field in [ID, "webhook-id", "X-GitHub-Delivery"] {
-        let sidecar = Sidecar::beside(SimulatedBmc::on()).start();
+        let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).start();
         let first = sidecar.post("/power/cycle").key(KEY).header(field, "d-1").expect(200, cycled());
         assert!(!first.has_header("Idempotent-Replayed"));
         let again = sidecar.post("/power/cycle").key(KEY).header(field, "d-1").expect(200, cycled());
@@ -81,7 +81,7 @@ fn a_delivery_that_comes_again_gets_the_same_answer_and_no_second_run() {
 }
 
 #[test]
-fn another_delivery_is_another_run() {
+fn each_new_delivery_is_a_run() {
     let sidecar = without_cooldown(DONE).start();
     for id in ["d-1", "d-2"] {
         sidecar.post("/power/cycle").key(KEY).header(ID, id).expect(200, cycled());
@@ -92,8 +92,8 @@ fn another_delivery_is_another_run() {
 }
 
 #[test]
-fn sixty_four_at_once_with_one_id_are_one_run_and_equal_answers() {
-    let sidecar = Sidecar::beside(SimulatedBmc::on().slow(Duration::from_secs(2))).start();
+fn sixty_four_simultaneous_requests_with_one_id_are_one_run_with_equal_replies() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on().slow(Duration::from_secs(2))).start();
     let all: Vec<_> =
         (0..64).map(|_| sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").begin()).collect();
     for connection in all {
@@ -107,12 +107,12 @@ fn the_same_id_on_another_route_is_refused() {
     let sidecar = without_cooldown(DONE).start();
     sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
     let refused = sidecar.post("/power/reset").key(KEY).header(ID, "d-1");
-    refused.expect_failure(422, "delivery_id_reused").error_names("power cycle");
+    refused.expect_failure(422, "delivery_id_reused").error_contains("power cycle");
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
 }
 
 #[test]
-fn an_id_is_its_sender_s_own() {
+fn the_same_id_with_another_key_is_another_delivery() {
     let other = "other-0123456789abcdef";
     let sidecar = without_cooldown(DONE).env("ACCESS_O_KEY", other).env("ACCESS_O_ALLOW", "on").start();
     sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
@@ -121,7 +121,7 @@ fn an_id_is_its_sender_s_own() {
 }
 
 #[test]
-fn an_id_that_cannot_be_meant_is_refused() {
+fn an_invalid_id_is_refused() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).start();
     for id in ["", "a b", &"x".repeat(256)] {
         let reply = sidecar.post("/power/on").key(KEY).header(ID, id).send();
@@ -132,9 +132,9 @@ fn an_id_that_cannot_be_meant_is_refused() {
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
-/// That is what a sender repeats it for.
+/// A sender repeats a failed delivery so that it succeeds.
 #[test]
-fn a_delivery_of_which_nothing_was_sent_runs_when_it_comes_again() {
+fn a_repeated_delivery_runs_when_nothing_was_sent_the_first_time() {
     let sidecar = Sidecar::with_fake_ipmitool(&format!(
         r#"if [ -e "$0.up" ]; then {DONE}; else : >"$0.up"; {NO_SESSION}; fi"#
     ));
@@ -145,7 +145,7 @@ fn a_delivery_of_which_nothing_was_sent_runs_when_it_comes_again() {
 }
 
 #[test]
-fn an_unknown_outcome_stays_unknown_when_the_delivery_comes_again() {
+fn a_repeated_delivery_with_an_unknown_outcome_is_not_run_again() {
     let sidecar = Sidecar::with_fake_ipmitool(UNCONFIRMED).start();
     for _ in 0..2 {
         let post = sidecar.post("/power/cycle").key(KEY).header(ID, "d-1");
@@ -154,9 +154,9 @@ fn an_unknown_outcome_stays_unknown_when_the_delivery_comes_again() {
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
 }
 
-/// Nothing is the matter with asking twice.
+/// A read can be repeated without harm.
 #[test]
-fn a_status_needs_no_id_and_takes_any() {
+fn a_status_ignores_the_id() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'").start();
     for id in ["d-1", "d-1", "not an id"] {
         assert_eq!(sidecar.get("/power/status").key(KEY).header(ID, id).send().status, 200);
@@ -165,7 +165,7 @@ fn a_status_needs_no_id_and_takes_any() {
 }
 
 #[test]
-fn an_alert_is_acted_on_once_however_it_is_grouped() {
+fn an_alert_causes_one_change_in_any_grouping() {
     let sidecar = without_cooldown(DONE).start();
     let [one, two] = ["one", "two"].map(|name| alert("firing", name));
     notify(&sidecar, from_ref(&one)).expect(200, cycled());
@@ -176,9 +176,9 @@ fn an_alert_is_acted_on_once_however_it_is_grouped() {
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
 
-/// As one Prometheus of a pair and then the other may report it: Alertmanager takes the earlier start.
+/// Two Prometheus servers may report the same alert with different start times. Alertmanager uses the earlier one.
 #[test]
-fn an_alert_whose_start_moves_back_is_still_the_same() {
+fn an_alert_with_an_earlier_start_is_still_the_same_alert() {
     let sidecar = without_cooldown(DONE).start();
     let mut alert = alert("firing", "one");
     notify(&sidecar, from_ref(&alert)).expect(200, cycled());
@@ -189,14 +189,14 @@ fn an_alert_whose_start_moves_back_is_still_the_same() {
 }
 
 #[test]
-fn a_resolved_alert_asks_for_nothing() {
+fn a_resolved_alert_causes_no_change() {
     let sidecar = without_cooldown(DONE).start();
     notify(&sidecar, &[alert("resolved", "one")]).expect(200, skipped("resolved"));
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
 #[test]
-fn a_test_asks_for_nothing() {
+fn a_test_notification_causes_no_change() {
     let sidecar = without_cooldown(DONE).start();
     let mut grafana = alert("firing", "one");
     grafana["labels"]["alertname"] = json!("TestAlert");
@@ -212,9 +212,9 @@ fn a_test_asks_for_nothing() {
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
 }
 
-/// As Home Assistant and scripts send them.
+/// Home Assistant and scripts send such bodies.
 #[test]
-fn any_other_body_is_nobody_s_business() {
+fn any_other_body_is_ignored() {
     let sidecar = without_cooldown(DONE).start();
     let bodies =
         ["", "{}", "null", "reset=1", "{\"alerts\": [{}]}", "{\"heartbeat\": null}", "\u{0}\u{ff}", "{\"a"];
@@ -224,13 +224,13 @@ fn any_other_body_is_nobody_s_business() {
     assert_eq!(sidecar.ipmitool_runs().len(), bodies.len());
 }
 
-/// The head and the body may come in any pieces.
+/// The head and the body may arrive in pieces of any size.
 #[test]
-fn an_alert_is_recognised_in_whatever_pieces_it_comes() {
+fn an_alert_is_recognised_in_pieces_of_any_size() {
     let sidecar = without_cooldown(DONE).start();
     let alerts: Vec<_> = (0..60).map(|number| alert("firing", &format!("{number}-"))).collect();
     let request = sidecar.post("/power/cycle").key(KEY).body(notification(&alerts)).bytes();
-    assert!(request.len() > 8 * 1024, "more than one read takes");
+    assert!(request.len() > 8 * 1024, "more bytes than one read of the socket takes");
     for piece in [request.len(), 1500, 100] {
         let mut connection = sidecar.connect();
         for piece in request.chunks(piece) {
@@ -242,18 +242,18 @@ fn an_alert_is_recognised_in_whatever_pieces_it_comes() {
     }
 }
 
-/// Only a 2xx ends their repeats.
+/// Alert senders retry every reply that is not 2xx.
 #[test]
-fn who_sends_alerts_is_told_200_where_a_repeat_would_do_harm() {
+fn an_alert_gets_200_when_a_retry_would_be_unsafe() {
     for (script, status, code, runs) in [
         (UNCONFIRMED, 200, "outcome_unknown", 1),
-        (DECLINED, 200, "bmc_refused", 1),
+        (REFUSED, 200, "bmc_refused", 1),
         (FAULTY, 200, "bmc_error", 1),
         (NO_SESSION, 502, "bmc_error", 2),
     ] {
         let sidecar = without_cooldown(script).start();
-        let told = notify(&sidecar, &[alert("firing", "one")]);
-        assert_eq!((told.status, told.code(), &told.json["success"]), (status, code, &json!(false)));
+        let reply = notify(&sidecar, &[alert("firing", "one")]);
+        assert_eq!((reply.status, reply.code(), &reply.json["success"]), (status, code, &json!(false)));
         let again = notify(&sidecar, &[alert("firing", "one")]);
         match runs {
             1 => drop(again.expect(200, skipped("repeat"))),
@@ -264,11 +264,12 @@ fn who_sends_alerts_is_told_200_where_a_repeat_would_do_harm() {
 }
 
 #[test]
-fn a_restart_is_not_followed_by_another_at_once() {
+fn a_second_restart_in_the_cooldown_is_refused() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).start();
     sidecar.post("/power/cycle").key(KEY).expect(200, cycled());
     for path in ["/power/cycle", "/power/reset"] {
-        let refused = sidecar.post(path).key(KEY).expect_failure(409, "cooldown").error_names("power cycle");
+        let refused =
+            sidecar.post(path).key(KEY).expect_failure(409, "cooldown").error_contains("power cycle");
         let wait: u64 = refused.header("retry-after").parse().expect("seconds");
         assert!((100..=120).contains(&wait), "{wait}");
     }
@@ -279,7 +280,7 @@ fn a_restart_is_not_followed_by_another_at_once() {
 }
 
 #[test]
-fn a_restart_may_follow_another_after_the_cooldown() {
+fn a_second_restart_after_the_cooldown_is_allowed() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).env("POWER_COOLDOWN", "2").start();
     sidecar.post("/power/cycle").key(KEY).expect(200, cycled());
     let refused = sidecar.post("/power/cycle").key(KEY).expect_failure(409, "cooldown");
@@ -289,40 +290,40 @@ fn a_restart_may_follow_another_after_the_cooldown() {
 }
 
 #[test]
-fn only_what_may_have_been_sent_starts_the_cooldown() {
-    let nothing = Sidecar::with_fake_ipmitool(NO_SESSION).start();
+fn only_a_restart_that_may_have_been_sent_starts_the_cooldown() {
+    let not_sent = Sidecar::with_fake_ipmitool(NO_SESSION).start();
     for _ in 0..2 {
-        nothing.post("/power/cycle").key(KEY).expect_failure(502, "bmc_error");
+        not_sent.post("/power/cycle").key(KEY).expect_failure(502, "bmc_error");
     }
-    let declined = Sidecar::with_fake_ipmitool(DECLINED).start();
+    let refused = Sidecar::with_fake_ipmitool(REFUSED).start();
     for _ in 0..2 {
-        declined.post("/power/cycle").key(KEY).expect_failure(409, "bmc_refused");
+        refused.post("/power/cycle").key(KEY).expect_failure(409, "bmc_refused");
     }
-    let perhaps = Sidecar::with_fake_ipmitool(UNCONFIRMED).start();
-    perhaps.post("/power/cycle").key(KEY).expect_failure(504, "outcome_unknown");
-    perhaps.post("/power/reset").key(KEY).expect_failure(409, "cooldown");
+    let unknown = Sidecar::with_fake_ipmitool(UNCONFIRMED).start();
+    unknown.post("/power/cycle").key(KEY).expect_failure(504, "outcome_unknown");
+    unknown.post("/power/reset").key(KEY).expect_failure(409, "cooldown");
 }
 
-/// Alertmanager sends it again at the next `group_interval`, and by then the server has had its time.
+/// Alertmanager sends the alert again after `group_interval`. By then the cooldown is over.
 #[test]
-fn an_alert_in_the_cooldown_is_not_acted_on_and_not_remembered() {
+fn an_alert_in_the_cooldown_causes_no_change_and_is_not_stored() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).env("POWER_COOLDOWN", "2").start();
     notify(&sidecar, &[alert("firing", "one")]).expect(200, cycled());
-    let told = notify(&sidecar, &[alert("firing", "two")]);
-    assert_eq!((told.status, told.code()), (409, "cooldown"));
+    let reply = notify(&sidecar, &[alert("firing", "two")]);
+    assert_eq!((reply.status, reply.code()), (409, "cooldown"));
     sleep(Duration::from_millis(2100));
     notify(&sidecar, &[alert("firing", "two")]).expect(200, cycled());
 }
 
-/// The worst moment: it was sent, and nobody will ever know what came of it.
+/// The program crashes after it has sent the command, so the outcome stays unknown.
 #[test]
-fn what_was_begun_before_a_crash_is_not_begun_again_after_it() {
-    let state = Scratch::new();
+fn a_change_that_ran_during_a_crash_is_not_repeated_after_it() {
+    let state = TempDir::new();
     let crashing = Sidecar::with_fake_ipmitool("exec sleep 30").env("STATE_DIR", state.path()).start();
     let lost = crashing.post("/power/cycle").key(KEY).header(ID, "d-1").begin();
-    crashing.ipmitool_is_run(1);
+    crashing.wait_for_ipmitool_runs(1);
     crashing.signal(Signal::KILL);
-    lost.let_go();
+    lost.wait_for_close();
     drop(crashing);
 
     let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).start();
@@ -331,35 +332,35 @@ fn what_was_begun_before_a_crash_is_not_begun_again_after_it() {
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
-/// What became of it a person must see: a repeat would look like a success.
+/// A person must see that the outcome is unknown. The reply to a repeat would look like success.
 #[test]
-fn of_an_alert_that_a_crash_cut_short_the_outcome_is_unknown() {
-    let state = Scratch::new();
+fn an_alert_that_ran_during_a_crash_has_an_unknown_outcome() {
+    let state = TempDir::new();
     let begin = |script| without_cooldown(script).env("STATE_DIR", state.path()).start();
     let crashing = begin("exec sleep 30");
     let body = notification(&[alert("firing", "one")]);
     let lost = crashing.post("/power/cycle").key(KEY).body(body).begin();
-    crashing.ipmitool_is_run(1);
+    crashing.wait_for_ipmitool_runs(1);
     crashing.signal(Signal::KILL);
-    lost.let_go();
+    lost.wait_for_close();
     drop(crashing);
 
     let sidecar = begin(DONE);
-    let told = notify(&sidecar, &[alert("firing", "one")]);
-    assert_eq!((told.status, told.code()), (200, "outcome_unknown"));
+    let reply = notify(&sidecar, &[alert("firing", "one")]);
+    assert_eq!((reply.status, reply.code()), (200, "outcome_unknown"));
     sidecar.logs("outcome_unknown");
-    notify(&sidecar, &[alert("firing", "one")]).expect(200, skipped("repeat")); // it has been told
+    notify(&sidecar, &[alert("firing", "one")]).expect(200, skipped("repeat")); // the outcome is reported once
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
-/// It has closed its listener, and still runs what it admitted.
+/// The old process has closed its listener and still runs its accepted requests.
 #[test]
-fn a_successor_waits_until_the_one_before_it_has_noted_all() {
-    let state = Scratch::new();
+fn a_new_process_waits_until_the_old_one_has_stored_its_history() {
+    let state = TempDir::new();
     let begin = |script: &str| without_cooldown(script).env("STATE_DIR", state.path()).start();
     let before = begin(&format!("sleep 1; {DONE}"));
     let last = before.post("/power/cycle").key(KEY).header(ID, "d-1").begin();
-    before.ipmitool_is_run(1).signal(Signal::TERM).no_longer_listens();
+    before.wait_for_ipmitool_runs(1).signal(Signal::TERM).no_longer_listens();
 
     let after = begin(DONE);
     let again = after.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
@@ -369,24 +370,24 @@ fn a_successor_waits_until_the_one_before_it_has_noted_all() {
 }
 
 #[test]
-fn two_at_once_do_not_share_a_folder() {
-    let state = Scratch::new();
+fn two_processes_cannot_use_one_state_dir() {
+    let state = TempDir::new();
     let sidecar =
         || Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).env("REQUEST_TIMEOUT", "7");
     let _first = sidecar().start();
-    sidecar().run(&[]).exits(71).says("STATE_DIR").says("another ipmi-sidecar uses it");
-    sidecar().run(&["check"]).exits(1); // that only reads
+    sidecar().run(&[]).exits(71).prints_error("STATE_DIR").prints_error("another ipmi-sidecar uses it");
+    sidecar().run(&["check"]).exits(1); // `check` only reads
 }
 
 #[test]
-fn a_restart_forgets_nothing_that_state_dir_holds() {
-    let state = Scratch::new();
+fn the_history_in_state_dir_survives_a_restart() {
+    let state = TempDir::new();
     let begin = || without_cooldown(DONE).env("STATE_DIR", state.path()).start();
     let before = begin();
     before.post("/power/on").key(KEY).header(ID, "d-1").send();
     notify(&before, &[alert("firing", "one")]).expect(200, cycled());
     let file = state.path().join("attempts.json");
-    assert_eq!(fs::metadata(&file).expect("it").permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&file).expect("the history").permissions().mode() & 0o777, 0o600);
     drop(before);
 
     let after = begin();
@@ -396,37 +397,37 @@ fn a_restart_forgets_nothing_that_state_dir_holds() {
     assert!(after.ipmitool_runs().is_empty());
     drop(after);
 
-    // And without it, everything.
-    let forgetful = without_cooldown(DONE).start();
-    notify(&forgetful, &[alert("firing", "one")]).expect(200, cycled());
+    // Without STATE_DIR, a restart clears the history.
+    let without_state = without_cooldown(DONE).start();
+    notify(&without_state, &[alert("firing", "one")]).expect(200, cycled());
 }
 
 #[test]
-fn a_damaged_memory_is_set_aside_and_stops_nothing() {
+fn a_damaged_history_is_moved_aside_and_the_start_succeeds() {
     for damage in [&b""[..], b"{\"attempts\": 7}", b"\0\xff", &vec![b' '; 5_000_000]] {
-        let state = Scratch::new();
+        let state = TempDir::new();
         state.file("attempts.json", damage);
         let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).start();
         sidecar.logs(": set aside as ");
-        assert_eq!(fs::read(state.path().join("attempts.damaged")).expect("it"), damage);
+        assert_eq!(fs::read(state.path().join("attempts.damaged")).expect("the damaged history"), damage);
         sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
     }
 }
 
 #[test]
-fn a_state_dir_that_cannot_be_written_stops_the_start() {
+fn a_state_dir_that_cannot_be_written_is_a_configuration_error() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", "/proc/no-such-folder");
-    sidecar.run(&[]).exits(78).says("STATE_DIR is \"/proc/no-such-folder\": ");
+    sidecar.run(&[]).exits(78).prints_error("STATE_DIR is \"/proc/no-such-folder\": ");
 }
 
-/// A full disk, say. What needs no memory goes on.
+/// For example on a full disk. Changes that need no history still work.
 #[test]
-fn what_cannot_be_noted_is_not_sent() {
-    let state = Scratch::new();
+fn a_change_that_cannot_be_stored_is_not_sent() {
+    let state = TempDir::new();
     let folder = state.path().join("inner");
     fs::create_dir(&folder).expect("a folder");
     let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", &folder).start();
-    fs::remove_dir_all(&folder).expect("it goes");
+    fs::remove_dir_all(&folder).expect("a removed folder");
     for _ in 0..2 {
         sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect_failure(500, "internal");
     }
@@ -435,16 +436,16 @@ fn what_cannot_be_noted_is_not_sent() {
         assert_eq!(sidecar.post(path).key(KEY).send().status, 200);
     }
     assert_eq!(sidecar.ipmitool_runs().len(), 3);
-    fs::create_dir(&folder).expect("it comes back");
+    fs::create_dir(&folder).expect("a folder");
     sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
 }
 
 #[test]
-fn who_hangs_up_takes_nobody_with_it_who_waits_for_the_same_delivery() {
+fn a_client_that_leaves_does_not_cancel_the_same_delivery_of_another_client() {
     let slow = SimulatedBmc::on().slow(Duration::from_secs(1));
-    let sidecar = Sidecar::beside(slow).env("RUST_LOG", "debug").start();
+    let sidecar = Sidecar::with_bmc(slow).env("RUST_LOG", "debug").start();
     let running = sidecar.post("/power/on").key(KEY).begin();
-    sidecar.bmc_is_asked("set power 1");
+    sidecar.wait_for_bmc_call("set power 1");
     let [gone, stays] = [(); 2].map(|()| sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").begin());
     sidecar.logs("waits for the same delivery");
     gone.reset();
@@ -455,13 +456,13 @@ fn who_hangs_up_takes_nobody_with_it_who_waits_for_the_same_delivery() {
 }
 
 #[test]
-fn what_was_done_is_told_behind_a_change_that_leaves_no_time_for_another() {
+fn a_repeated_delivery_is_answered_while_a_hanging_change_blocks_the_queue() {
     let hangs = "case \"$*\" in *\"power off\") exec sleep 600 ;; esac; echo 'Chassis Power Control: Cycle'";
     let sidecar = Sidecar::with_fake_ipmitool(hangs).env("REQUEST_TIMEOUT", "7").start();
     let cycle = || sidecar.post("/power/cycle").key(KEY).header(ID, "d-1");
     cycle().expect(200, cycled());
     let hanging = sidecar.post("/power/force-off").key(KEY).begin();
-    sidecar.ipmitool_is_run(2);
+    sidecar.wait_for_ipmitool_runs(2);
     let again = cycle().begin();
     hanging.reply().expect_failure(504, "outcome_unknown");
     again.reply().expect(200, cycled());

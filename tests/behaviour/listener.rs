@@ -1,4 +1,4 @@
-//! The front door: what it lets in, what it turns away, and that nobody holds it shut.
+//! The listener: the requests that it accepts, the ones that it refuses, and slow clients.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Connection, KEY, Sidecar, SimulatedBmc};
 
-/// For what waits for nothing, on a crowded machine.
+/// For what waits for nothing, on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// A whole request must come within 5 s.
+/// A request must be complete within 5 s.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 const HANGING: &str = "exec sleep 600";
@@ -24,18 +24,18 @@ fn is_on() -> Value {
 }
 
 #[test]
-fn health_answers_at_once_while_both_lanes_hang() {
+fn health_is_answered_while_both_workers_hang() {
     let sidecar = Sidecar::with_fake_ipmitool(HANGING).start();
     let _change = sidecar.post("/power/on").key(KEY).begin();
     let _read = sidecar.get("/power/status").key(KEY).begin();
-    sidecar.ipmitool_is_run(2);
+    sidecar.wait_for_ipmitool_runs(2);
     for _ in 0..20 {
         sidecar.get("/health").expect(200, healthy()).within(AT_ONCE);
     }
 }
 
 #[test]
-fn a_slow_client_holds_up_nobody() {
+fn slow_clients_delay_no_other_client() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let head = sidecar.get("/power/status").key(KEY).bytes();
     let (first, rest) = head.split_at(10);
@@ -50,7 +50,7 @@ fn a_slow_client_holds_up_nobody() {
 }
 
 #[test]
-fn a_request_in_single_bytes_is_a_request() {
+fn a_request_may_arrive_byte_by_byte() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let bytes = sidecar.get("/power/status").key(KEY).bytes();
     let connection = bytes.iter().fold(sidecar.connect(), |connection, byte| connection.write(&[*byte]));
@@ -58,19 +58,19 @@ fn a_request_in_single_bytes_is_a_request() {
 }
 
 #[test]
-fn a_request_that_never_ends_is_given_up() {
+fn an_incomplete_request_times_out() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let started = Instant::now();
     let half = sidecar.connect().write(b"GET /health HTTP/1.1\r\nHost: a\r\n");
     let silent = sidecar.connect();
     half.reply().expect_failure(408, "request_timeout");
     assert!(started.elapsed() > REQUEST_LIMIT.mul_f32(0.9) && started.elapsed() < REQUEST_LIMIT * 2);
-    // Whether a client that never said a word is told why or not, it is let go.
-    silent.let_go();
+    // The connection of a client that sent nothing must be closed. A reply is allowed, but not needed.
+    silent.wait_for_close();
 }
 
 #[test]
-fn a_body_that_never_comes_is_given_up() {
+fn a_missing_body_times_out() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
     let head = format!("POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Length: 4\r\n\r\n");
     sidecar.raw(head.as_bytes()).expect_failure(408, "request_timeout").within(REQUEST_LIMIT * 2);
@@ -78,11 +78,11 @@ fn a_body_that_never_comes_is_given_up() {
 }
 
 #[test]
-fn a_head_of_eight_kib_is_read_and_a_longer_one_is_not() {
+fn a_head_may_have_at_most_eight_kib() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
-    let padded = |room: usize| {
+    let padded = |size: usize| {
         let plain = sidecar.get("/health").header("X-Padding", "").bytes().len();
-        sidecar.get("/health").header("X-Padding", &"x".repeat(room - plain))
+        sidecar.get("/health").header("X-Padding", &"x".repeat(size - plain))
     };
     padded(8 * 1024).expect(200, healthy());
     padded(8 * 1024 + 1).expect_failure(431, "head_too_large");
@@ -91,7 +91,7 @@ fn a_head_of_eight_kib_is_read_and_a_longer_one_is_not() {
 }
 
 #[test]
-fn sixty_four_headers_are_read_and_more_are_not() {
+fn a_head_may_have_at_most_sixty_four_fields() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let with = |headers: usize| (0..headers).fold(sidecar.get("/health"), |all, _| all.header("X-A", "b"));
     with(63).expect(200, healthy()); // and Host
@@ -99,12 +99,12 @@ fn sixty_four_headers_are_read_and_more_are_not() {
 }
 
 #[test]
-fn a_body_of_sixty_four_kib_is_read_and_a_longer_one_is_not() {
+fn a_body_may_have_at_most_sixty_four_kib() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
     let request = |length: usize| sidecar.post("/power/on").key(KEY).body(vec![b'x'; length]);
     assert_eq!(request(64 * 1024).send().status, 200);
     request(64 * 1024 + 1).expect_failure(413, "body_too_large");
-    // Nobody waits for what was only announced.
+    // An announced body that is too large is refused before it arrives.
     let announced = format!(
         "POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Length: 99999999999999999\r\n\r\n"
     );
@@ -113,7 +113,7 @@ fn a_body_of_sixty_four_kib_is_read_and_a_longer_one_is_not() {
 }
 
 #[test]
-fn a_change_waits_for_its_body() {
+fn a_change_starts_after_its_body_is_complete() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
     let bytes = sidecar.post("/power/on").key(KEY).body("1234").bytes();
     let (all_but_one, last) = bytes.split_at(bytes.len() - 1);
@@ -124,17 +124,17 @@ fn a_change_waits_for_its_body() {
 }
 
 #[test]
-fn a_strangers_body_is_never_waited_for() {
+fn the_body_of_an_unauthenticated_client_is_not_awaited() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let announced = b"POST /power/on HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n";
     sidecar.raw(announced).expect_failure(401, "unauthorized").within(AT_ONCE);
-    // Nor does sending it cost the reply.
+    // A client that sends its body gets the reply too.
     let sent = sidecar.post("/power/on").key("wrong").body(vec![b'x'; 50_000]);
     sent.expect_failure(401, "unauthorized");
 }
 
 #[test]
-fn what_is_not_plain_http_is_a_bad_request() {
+fn invalid_http_is_a_bad_request() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     let key = format!("X-API-Key: {KEY}\r\n");
     for bytes in [
@@ -167,7 +167,7 @@ fn what_is_not_plain_http_is_a_bad_request() {
 }
 
 #[test]
-fn http_1_0_and_an_empty_line_ahead_are_accepted() {
+fn http_1_0_and_a_leading_empty_line_are_accepted() {
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
     sidecar.raw(b"GET /health HTTP/1.0\r\n\r\n").expect(200, healthy());
     sidecar.raw(b"\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n").expect(200, healthy());
@@ -177,14 +177,14 @@ fn http_1_0_and_an_empty_line_ahead_are_accepted() {
 fn one_connection_carries_one_request() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
     let one = sidecar.post("/power/on").key(KEY).bytes();
-    // `Reply` fails on anything behind its body.
+    // `Reply` fails if more bytes follow its body.
     assert_eq!(sidecar.raw(&one.repeat(3)).status, 200);
     sidecar.get("/health").expect(200, healthy());
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
 }
 
 #[test]
-fn a_client_that_asks_first_told_to_continue() {
+fn a_client_that_expects_100_continue_gets_it() {
     let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'").start();
     let head = |key| {
         format!(
@@ -192,17 +192,16 @@ fn a_client_that_asks_first_told_to_continue() {
         )
     };
     let asked = sidecar.connect().write(head(KEY).as_bytes());
-    assert_eq!(asked.told_to_continue().write(b"body").reply().status, 200);
-    let stranger = sidecar.connect().write(head("wrong").as_bytes());
-    stranger.reply().expect_failure(401, "unauthorized");
+    assert_eq!(asked.expect_continue().write(b"body").reply().status, 200);
+    let unauthenticated = sidecar.connect().write(head("wrong").as_bytes());
+    unauthenticated.reply().expect_failure(401, "unauthorized");
 }
 
-/// A change nobody waits for is not run.
 #[test]
-fn a_client_that_leaves_while_its_change_waits_takes_it_along() {
-    let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
+fn a_queued_change_is_cancelled_when_its_client_leaves() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
     let first = sidecar.post("/power/on").key(KEY).begin();
-    sidecar.bmc_is_asked("set power 1");
+    sidecar.wait_for_bmc_call("set power 1");
     let gone = sidecar.post("/power/force-off").key(KEY).begin();
     drop(gone);
     let last = sidecar.post("/power/reset").key(KEY).begin();
@@ -212,10 +211,10 @@ fn a_client_that_leaves_while_its_change_waits_takes_it_along() {
 }
 
 #[test]
-fn those_who_ask_for_the_status_while_one_is_read_share_the_next() {
-    let sidecar = Sidecar::beside(SimulatedBmc::on().slow(Duration::from_secs(1))).start();
+fn reads_that_wait_for_a_running_read_share_the_next_run() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on().slow(Duration::from_secs(1))).start();
     let first = sidecar.get("/power/status").key(KEY).begin();
-    sidecar.bmc_is_asked("get power");
+    sidecar.wait_for_bmc_call("get power");
     let others: Vec<_> = (0..8).map(|_| sidecar.get("/power/status").key(KEY).begin()).collect();
     first.reply().expect(200, is_on());
     others.into_iter().map(Connection::reply).for_each(|reply| {
@@ -225,12 +224,12 @@ fn those_who_ask_for_the_status_while_one_is_read_share_the_next() {
 }
 
 #[test]
-fn changes_are_made_in_the_order_they_came() {
-    let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_millis(300))).start();
+fn changes_are_made_in_the_order_of_arrival() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_millis(300))).start();
     let first = sidecar.post("/power/on").key(KEY).begin();
-    sidecar.bmc_is_asked("set power 1");
+    sidecar.wait_for_bmc_call("set power 1");
     let second = sidecar.post("/power/force-off").key(KEY).begin();
-    sidecar.get("/health").expect(200, healthy()); // one thread reads: what came before has been taken
+    sidecar.get("/health").expect(200, healthy()); // one thread reads all requests, so the earlier ones have been read
     let third = sidecar.post("/power/reset").key(KEY).begin();
     for connection in [first, second, third] {
         assert_eq!(connection.reply().status, 200);
@@ -239,15 +238,15 @@ fn changes_are_made_in_the_order_they_came() {
 }
 
 #[test]
-fn a_ninth_waiting_change_is_told_to_come_back() {
+fn a_ninth_queued_change_is_refused() {
     let sidecar = Sidecar::with_fake_ipmitool(HANGING).start();
     let running = sidecar.post("/power/on").key(KEY).begin();
-    sidecar.ipmitool_is_run(1);
+    sidecar.wait_for_ipmitool_runs(1);
     let waiting: Vec<_> = (0..8).map(|_| sidecar.post("/power/on").key(KEY).begin()).collect();
     sidecar.get("/health").expect(200, healthy());
     let reply = sidecar.post("/power/on").key(KEY).expect_failure(503, "busy").within(AT_ONCE);
     assert!(reply.header("retry-after").parse::<u64>().is_ok());
-    // The one that ran has hung until its deadline, so none of the others can start in time.
+    // The running change hangs until its deadline, so no queued change can start in time.
     running.reply().expect_failure(504, "outcome_unknown");
     for connection in waiting {
         connection.reply().expect_failure(503, "busy");

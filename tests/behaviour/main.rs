@@ -1,6 +1,6 @@
-//! What the program does, seen from outside: the real binary, the real `ipmitool`, a simulated BMC.
+//! The program's behaviour, tested from outside with the real binary, the real `ipmitool` and a simulated BMC.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 mod access;
 mod cli;
@@ -9,7 +9,7 @@ mod failures;
 mod faults;
 mod house;
 mod listener;
-mod logging;
+mod log;
 mod loss;
 mod order;
 mod rotation;

@@ -1,4 +1,4 @@
-//! The key and the password, where they may be and where not: every route, many faults, the most talkative log.
+//! The key and the password must not leak: tested on every route, with many faults, at the log level trace.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::support::{Connection, Sidecar};
 
-/// Found nowhere else on the computer.
+/// Text that occurs nowhere else on this machine.
 const KEY: &str = "k3y-qWx7Zp0vB4tLm9Rd2Ys6";
 const PASSWORD: &str = "pw-Hj5Ng8Kc1Fv3";
 const WRONG: &str = "n0t-Ue2Ia7Xo4Tb9Ql6Dz0";
 
 const CHANGES: [&str; 5] = ["/power/on", "/power/off", "/power/force-off", "/power/cycle", "/power/reset"];
 
-/// What `ipmitool` does, as shell.
+/// Shell code that replaces `ipmitool`.
 const FAULTS: &[&str] = &[
     "case \"$*\" in *status) echo 'Chassis Power is on' ;; *) echo 'Chassis Power Control: Up/On' ;; esac",
     "echo 'Get Auth Capabilities error' >&2; exit 1",
@@ -35,15 +35,15 @@ const FAULTS: &[&str] = &[
     "",
 ];
 
-/// Keeps its environment, the command lines of all processes, and what its parent has open.
-const WITNESS: &str = r#"
+/// Shell code that records its environment, the command lines of all processes, and the open files of its parent.
+const RECORD: &str = r#"
 env >>"$0.env"
 cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' >>"$0.notes"
 readlink /proc/$PPID/fd/* 2>/dev/null | sed 's/^/open /' >>"$0.notes"
 "#;
 
-/// A part of a secret tells of it too, and so does another spelling.
-fn tells(text: &str, secret: &str) -> bool {
+/// True when `text` contains a part of `secret`, or its bytes as decimal or hexadecimal numbers.
+fn contains_secret(text: &str, secret: &str) -> bool {
     let start = &secret.as_bytes()[..8];
     let decimal = start.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
     let hexadecimal: Vec<_> = start.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -54,60 +54,63 @@ fn tells(text: &str, secret: &str) -> bool {
 }
 
 #[track_caller]
-fn assert_silent(place: &str, text: &str) {
+fn assert_no_secret_in(place: &str, text: &str) {
     for secret in [KEY, PASSWORD, WRONG] {
-        assert!(!tells(text, secret), "{secret} in {place}: {text}");
+        assert!(!contains_secret(text, secret), "{secret} in {place}: {text}");
     }
 }
 
 #[test]
-fn no_route_and_no_fault_tells_the_key_or_the_password() {
+fn no_route_and_no_fault_leaks_the_key_or_the_password() {
     thread::scope(|scope| {
         for fault in FAULTS {
-            scope.spawn(move || go_through_all_under(fault));
+            scope.spawn(move || send_all_requests_with(fault));
         }
     });
 }
 
-fn go_through_all_under(fault: &str) {
-    let sidecar = Sidecar::with_fake_ipmitool(&format!("{WITNESS}{fault}"))
+fn send_all_requests_with(fault: &str) {
+    let sidecar = Sidecar::with_fake_ipmitool(&format!("{RECORD}{fault}"))
         .file("API_KEY", KEY)
         .file("BMC_PASSWORD", PASSWORD)
         .env("RUST_LOG", "trace")
         .env("REQUEST_TIMEOUT", "7")
         .start();
-    let mut asked: Vec<Connection> = Vec::new();
+    let mut connections: Vec<Connection> = Vec::new();
     for target in CHANGES.into_iter().chain(["/power/status", "/health", "/nothing"]) {
         for method in ["POST", "GET", "HEAD"] {
-            asked.push(sidecar.request(method, target).key(KEY).begin());
+            connections.push(sidecar.request(method, target).key(KEY).begin());
         }
-        asked.push(sidecar.post(target).key(WRONG).begin());
-        asked.push(sidecar.get(target).basic("homeassistant", WRONG).begin());
-        asked.push(sidecar.post(target).key(KEY).bearer(KEY).begin());
-        asked.push(sidecar.post(target).key(KEY).body(vec![b'x'; 70_000]).begin());
-        asked.push(sidecar.get(target).header("X-API-Key", &format!("{KEY}\u{7}")).begin());
-        asked.push(sidecar.get(&format!("{target}?key={WRONG}")).begin());
-        asked.push(sidecar.get(&format!("http://a:{WRONG}@host{target}")).begin());
+        connections.push(sidecar.post(target).key(WRONG).begin());
+        connections.push(sidecar.get(target).basic("homeassistant", WRONG).begin());
+        connections.push(sidecar.post(target).key(KEY).bearer(KEY).begin());
+        connections.push(sidecar.post(target).key(KEY).body(vec![b'x'; 70_000]).begin());
+        connections.push(sidecar.get(target).header("X-API-Key", &format!("{KEY}\u{7}")).begin());
+        connections.push(sidecar.get(&format!("{target}?key={WRONG}")).begin());
+        connections.push(sidecar.get(&format!("http://a:{WRONG}@host{target}")).begin());
     }
-    asked.push(sidecar.get("/power/status").bearer(KEY).begin());
-    asked.push(sidecar.get("/power/status").basic("homeassistant", KEY).begin());
-    for connection in asked {
-        assert_silent("a reply", &Value::Object(connection.reply().json).to_string());
+    connections.push(sidecar.get("/power/status").bearer(KEY).begin());
+    connections.push(sidecar.get("/power/status").basic("homeassistant", KEY).begin());
+    for connection in connections {
+        assert_no_secret_in("a reply", &Value::Object(connection.reply().json).to_string());
     }
 
     let runs = sidecar.ipmitool_runs();
     assert!(!runs.is_empty(), "{fault}");
-    assert_silent("the log", &sidecar.log());
-    assert_silent("an argument list", &format!("{runs:?}"));
+    assert_no_secret_in("the log", &sidecar.log());
+    assert_no_secret_in("an argument list", &format!("{runs:?}"));
     let notes = sidecar.ipmitool_notes();
-    assert_silent("a command line or a file's name", &notes.join("\n"));
-    assert!(notes.iter().any(|line| line.ends_with("ipmi-sidecar")), "not even itself: {notes:?}");
+    assert_no_secret_in("a command line or a file's name", &notes.join("\n"));
+    assert!(
+        notes.iter().any(|line| line.ends_with("ipmi-sidecar")),
+        "the list of processes lacks the sidecar itself: {notes:?}"
+    );
 
     let environment: BTreeSet<_> = sidecar.ipmitool_environment().into_iter().collect();
     let expected = [format!("IPMITOOL_PASSWORD={PASSWORD}"), "LC_ALL=C".to_owned()];
     assert_eq!(environment, expected.into(), "{fault}");
 
-    // It writes no file: what it has open is what it was started with, sockets, pipes and the like.
+    // The sidecar opens no file. All of its open files are inherited, or they are sockets, pipes and the like.
     let inherited: Vec<_> = fs::read_dir("/proc/self/fd")
         .expect("/proc")
         .filter_map(|entry| Some(format!("open {}", fs::read_link(entry.ok()?.path()).ok()?.display())))

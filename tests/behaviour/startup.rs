@@ -1,13 +1,13 @@
-//! What is wrong at the start is all named at once, one line each, with exit code 78 (`EX_CONFIG`).
+//! Configuration errors: the program reports all of them at once, in one line each, and exits with 78 (`EX_CONFIG`).
 
 use crate::support::{Finished, KEY, Sidecar, SimulatedBmc};
 
-/// A good configuration, to be spoilt; its BMC is never asked.
+/// A valid configuration, which a test then breaks. Its BMC is never asked.
 fn configured() -> Sidecar {
-    Sidecar::beside(SimulatedBmc::dead())
+    Sidecar::with_bmc(SimulatedBmc::dead())
 }
 
-/// Refuses to start, and says so in lines that a person can find in a log of many programs.
+/// The program refuses to start. Each line has its name, so that a person finds it in a log of many programs.
 #[track_caller]
 fn refuses(sidecar: Sidecar) -> Finished {
     let ended = sidecar.run(&[]).exits(78);
@@ -18,7 +18,7 @@ fn refuses(sidecar: Sidecar) -> Finished {
     ended
 }
 
-/// One variable, a value it cannot have, and what is said of it.
+/// A variable, a wrong value, and parts of the error.
 const WRONG_VALUES: &[(&str, &str, &[&str])] = &[
     ("API_KEY", "REPLACE_WITH_YOUR_KEY", &["API_KEY", "openssl rand -hex 32"]),
     ("API_KEY", "your-secret-api-key", &["API_KEY", "openssl rand -hex 32"]),
@@ -51,7 +51,7 @@ const WRONG_VALUES: &[(&str, &str, &[&str])] = &[
     ("IPMITOOL", "no-such-program", &["IPMITOOL", "no-such-program"]),
     ("IPMITOOL", "/etc/passwd", &["IPMITOOL"]),
     ("IPMITOOL", "/tmp", &["IPMITOOL"]),
-    // Each could repeat a change, print the password or be a command of its own.
+    // These could repeat a change, print the password, or add a command.
     ("IPMITOOL_ARGS", "-R 4", &["IPMITOOL_ARGS", "-R"]),
     ("IPMITOOL_ARGS", "-R4", &["IPMITOOL_ARGS", "-R"]),
     ("IPMITOOL_ARGS", "-N 9", &["IPMITOOL_ARGS", "-N", "REQUEST_TIMEOUT"]),
@@ -68,14 +68,14 @@ const WRONG_VALUES: &[(&str, &str, &[&str])] = &[
     ("IPMITOOL_ARGS", "-o", &["IPMITOOL_ARGS", "-o"]),
     ("IPMITOOL_ARGS", "-o -R", &["IPMITOOL_ARGS"]),
     ("IPMITOOL_ARGS", "--", &["IPMITOOL_ARGS"]),
-    // With these the real one ends with 0, or fails, and does nothing.
+    // With these, the real `ipmitool` exits with 0 or fails, and does nothing.
     ("IPMITOOL_ARGS", "-l 08", &["IPMITOOL_ARGS", "-l"]),
     ("IPMITOOL_ARGS", "-T 0x82", &["IPMITOOL_ARGS", "-t"]),
     ("IPMITOOL_ARGS", "-T 0x82 -t 0x00", &["IPMITOOL_ARGS", "-t"]),
 ];
 
 #[test]
-fn a_wrong_value_is_named() {
+fn a_wrong_value_is_reported() {
     for (name, value, fragments) in WRONG_VALUES {
         let ended = refuses(configured().env(name, *value));
         assert_eq!(ended.stderr.lines().count(), 1, "{name}={value}: {ended:?}");
@@ -86,7 +86,7 @@ fn a_wrong_value_is_named() {
 }
 
 #[test]
-fn what_is_missing_is_all_named_at_once() {
+fn all_missing_variables_are_reported_at_once() {
     let ended = refuses(Sidecar::unconfigured());
     for name in ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD"] {
         let lines = ended.stderr.lines().filter(|line| line.contains(&format!(": {name} ")));
@@ -95,10 +95,10 @@ fn what_is_missing_is_all_named_at_once() {
 }
 
 #[test]
-fn what_is_wrong_is_all_named_at_once() {
-    let spoilt = configured().without("API_KEY").env("PATH", "/nowhere");
+fn all_wrong_values_are_reported_at_once() {
+    let broken = configured().without("API_KEY").env("PATH", "/nowhere");
     let ended = refuses(
-        spoilt
+        broken
             .env("BMC_CIPHER_SUITE", "three")
             .env("BMC_PORT", "abc")
             .env("BMC_PASSWORD", "twenty-one-characters")
@@ -109,7 +109,7 @@ fn what_is_wrong_is_all_named_at_once() {
             .env("RUST_LOG", "nonsense")
             .env("STATE_DIR", "/no/such"),
     );
-    let named = [
+    let names = [
         "API_KEY",
         "BMC_CIPHER_SUITE",
         "BMC_PORT",
@@ -122,32 +122,32 @@ fn what_is_wrong_is_all_named_at_once() {
         "RUST_LOG",
         "STATE_DIR",
     ];
-    for name in named {
+    for name in names {
         assert!(ended.stderr.contains(&format!("ipmi-sidecar: {name}")), "no {name}: {ended:?}");
     }
-    assert_eq!(ended.stderr.lines().count(), named.len(), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), names.len(), "{ended:?}");
 }
 
 #[test]
-fn an_empty_variable_is_unset() {
-    refuses(configured().env("API_KEY", "")).says("API_KEY");
+fn an_empty_variable_counts_as_unset() {
+    refuses(configured().env("API_KEY", "")).prints_error("API_KEY");
     configured().env("BMC_PORT", "").env("IPMITOOL_ARGS", "").env("API_KEY_FILE", "").start();
 }
 
-/// As `echo "$UNSET" | base64` leaves it in a Secret: an empty key would let everybody in.
+/// `echo "$UNSET" | base64` makes such a Secret. An empty key would give access to every client.
 #[test]
-fn a_secret_of_nothing_but_a_newline_is_none() {
+fn a_secret_that_is_only_a_newline_is_a_configuration_error() {
     for name in ["API_KEY", "API_KEY_STATUS", "ACCESS_X_KEY", "BMC_USER", "BMC_PASSWORD"] {
         for newline in ["\n", "\r\n"] {
-            let spoilt = configured().env(name, newline).env("ACCESS_X_ALLOW", "status");
-            let spoilt = if name == "ACCESS_X_KEY" { spoilt } else { spoilt.without("ACCESS_X_ALLOW") };
-            refuses(spoilt).says(&format!("ipmi-sidecar: {name}: it is empty"));
+            let broken = configured().env(name, newline).env("ACCESS_X_ALLOW", "status");
+            let broken = if name == "ACCESS_X_KEY" { broken } else { broken.without("ACCESS_X_ALLOW") };
+            refuses(broken).prints_error(&format!("ipmi-sidecar: {name}: it is empty"));
         }
     }
 }
 
 #[test]
-fn a_value_and_its_file_exclude_each_other() {
+fn a_value_and_a_file_for_it_are_a_configuration_error() {
     for name in ["API_KEY", "BMC_USER", "BMC_PASSWORD"] {
         let file = format!("{name}_FILE");
         let ended = refuses(configured().env(&file, "/dev/null"));
@@ -157,24 +157,27 @@ fn a_value_and_its_file_exclude_each_other() {
 }
 
 #[test]
-fn a_secrets_file_must_be_a_small_regular_one() {
+fn a_file_of_a_secret_must_be_small_and_regular() {
     let path = |path: &str| configured().without("API_KEY").env("API_KEY_FILE", path);
-    refuses(path("/no/such/file")).says("API_KEY_FILE").says("/no/such/file");
-    refuses(path("/tmp")).says("API_KEY_FILE").says("regular file");
-    let key_itself = refuses(path("0f9e8d7c6b5a4f3e2d1c0b9a")).says("API_KEY_FILE").says("path of a file");
+    refuses(path("/no/such/file")).prints_error("API_KEY_FILE").prints_error("/no/such/file");
+    refuses(path("/tmp")).prints_error("API_KEY_FILE").prints_error("regular file");
+    let key_itself =
+        refuses(path("0f9e8d7c6b5a4f3e2d1c0b9a")).prints_error("API_KEY_FILE").prints_error("path of a file");
     assert!(!key_itself.stderr.contains("0f9e8d7c"), "{key_itself:?}");
-    refuses(path("/dev/zero")).says("API_KEY_FILE").says("regular file");
-    refuses(configured().file("API_KEY", "x".repeat(4097))).says("API_KEY_FILE").says("4");
-    refuses(configured().file("API_KEY", "")).says("API_KEY_FILE");
-    refuses(configured().file("API_KEY", "\n")).says("API_KEY_FILE");
-    refuses(configured().file("API_KEY", b"k3y-\xff\xfe-not-text")).says("API_KEY_FILE");
-    refuses(configured().file("API_KEY", "REPLACE_WITH_YOUR_KEY\n")).says("openssl rand -hex 32");
-    refuses(configured().file("BMC_PASSWORD", "twenty-one-characters")).says("BMC_PASSWORD_FILE").says("20");
+    refuses(path("/dev/zero")).prints_error("API_KEY_FILE").prints_error("regular file");
+    refuses(configured().file("API_KEY", "x".repeat(4097))).prints_error("API_KEY_FILE").prints_error("4");
+    refuses(configured().file("API_KEY", "")).prints_error("API_KEY_FILE");
+    refuses(configured().file("API_KEY", "\n")).prints_error("API_KEY_FILE");
+    refuses(configured().file("API_KEY", b"k3y-\xff\xfe-not-text")).prints_error("API_KEY_FILE");
+    refuses(configured().file("API_KEY", "REPLACE_WITH_YOUR_KEY\n")).prints_error("openssl rand -hex 32");
+    refuses(configured().file("BMC_PASSWORD", "twenty-one-characters"))
+        .prints_error("BMC_PASSWORD_FILE")
+        .prints_error("20");
 }
 
 #[test]
-fn credentials_come_from_files_too() {
-    let sidecar = Sidecar::beside(SimulatedBmc::on())
+fn credentials_may_come_from_files() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on())
         .file("API_KEY", format!("{KEY}\n"))
         .file("BMC_USER", "admin\n")
         .file("BMC_PASSWORD", "s3cret\n")
@@ -182,15 +185,15 @@ fn credentials_come_from_files_too() {
     assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
 }
 
-/// Someone has written the password into the wrong variable; it is a secret all the same.
+/// A password in the wrong variable is still a secret.
 #[test]
-fn a_password_in_the_wrong_place_is_refused_and_not_repeated() {
+fn a_password_in_the_wrong_variable_is_refused_and_not_printed() {
     for option in ["-P", "-k", "-y"] {
         let ended = refuses(configured().env("IPMITOOL_ARGS", format!("{option} hunter2hunter2")));
         assert!(ended.stderr.contains("IPMITOOL_ARGS") && ended.stderr.contains(option), "{ended:?}");
         assert!(!ended.stderr.contains("hunter2hunter2"), "{ended:?}");
     }
-    refuses(configured().env("IPMITOOL_ARGS", "-P hunter2hunter2")).says("BMC_PASSWORD");
+    refuses(configured().env("IPMITOOL_ARGS", "-P hunter2hunter2")).prints_error("BMC_PASSWORD");
     for (name, value) in [
         ("BMC_HOST", "https://root:hunter2hunter2@192.0.2.10"),
         ("IPMITOOL", "ipmitool -U root -P hunter2hunter2"),
@@ -201,7 +204,7 @@ fn a_password_in_the_wrong_place_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn what_is_odd_but_workable_is_only_warned_about() {
+fn an_unusual_but_possible_value_is_only_a_warning() {
     for (name, value, fragment) in [
         ("BMC_PORT", "tcp://10.43.7.5:623", "BMC_PORT"),
         ("BMC_CIPHER_SUITE", "0", "BMC_CIPHER_SUITE"),
@@ -215,7 +218,7 @@ fn what_is_odd_but_workable_is_only_warned_about() {
 }
 
 #[test]
-fn a_taken_address_is_named() {
+fn an_address_in_use_is_reported() {
     let first = configured().start();
     let address = first.address.to_string();
     let ended = configured().env("LISTEN_ADDR", &address).run(&[]);
@@ -230,7 +233,7 @@ fn unknown_variables_are_ignored() {
 }
 
 #[test]
-fn the_first_line_says_version_address_and_bmc() {
+fn the_first_log_line_has_the_version_the_address_and_the_bmc_user() {
     let sidecar = configured().start();
     let version = concat!("ipmi-sidecar ", env!("CARGO_PKG_VERSION"));
     sidecar.logs(version).logs(&format!("listening on {}", sidecar.address)).logs("as admin");

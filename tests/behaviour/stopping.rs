@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: what was admitted is finished and answered, then the process ends.
+//! SIGTERM and SIGINT: the program finishes and answers all accepted requests, then exits.
 
 use std::process::Command;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Connection, KEY, Sidecar, SimulatedBmc, eventually, is_gone};
+use crate::support::{Connection, KEY, Sidecar, SimulatedBmc, eventually, has_ended};
 
-/// For an exit that waits for nothing, on a crowded machine.
+/// For an exit that waits for nothing, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
-fn an_idle_sidecar_ends_at_once() {
+fn an_idle_sidecar_exits_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
-        let sidecar = Sidecar::beside(SimulatedBmc::dead()).start();
+        let sidecar = Sidecar::with_bmc(SimulatedBmc::dead()).start();
         sidecar.signal(signal).exits(0, AT_ONCE);
     }
 }
 
 #[test]
-fn a_half_read_request_is_not_waited_for() {
-    let sidecar = Sidecar::beside(SimulatedBmc::dead()).start();
+fn an_incomplete_request_does_not_delay_the_exit() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::dead()).start();
     let half = sidecar.connect().write(b"GET /health HTTP/1.1\r\n");
     sidecar.get("/health").send();
     sidecar.signal(Signal::TERM).exits(0, AT_ONCE);
@@ -31,9 +31,9 @@ fn a_half_read_request_is_not_waited_for() {
 #[test]
 fn a_running_change_is_finished_and_answered() {
     for signal in [Signal::TERM, Signal::INT] {
-        let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
+        let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
         let change = sidecar.post("/power/on").key(KEY).begin();
-        sidecar.bmc_is_asked("set power 1").signal(signal).no_longer_listens();
+        sidecar.wait_for_bmc_call("set power 1").signal(signal).no_longer_listens();
         change.reply().expect(
             200,
             json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"}),
@@ -43,13 +43,13 @@ fn a_running_change_is_finished_and_answered() {
 }
 
 #[test]
-fn waiting_requests_are_finished_too() {
-    let sidecar = Sidecar::beside(SimulatedBmc::off().slow(Duration::from_millis(500))).start();
+fn queued_requests_are_finished_and_answered() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_millis(500))).start();
     let first = sidecar.post("/power/on").key(KEY).begin();
-    sidecar.bmc_is_asked("set power 1");
+    sidecar.wait_for_bmc_call("set power 1");
     let second = sidecar.post("/power/reset").key(KEY).begin();
     let status = sidecar.get("/power/status").key(KEY).begin();
-    sidecar.get("/health").send(); // one thread reads: what came before has been taken
+    sidecar.get("/health").send(); // one thread reads all requests, so the earlier ones have been read
     sidecar.signal(Signal::TERM).no_longer_listens();
     for connection in [first, second, status] {
         assert_eq!(connection.reply().status, 200);
@@ -58,88 +58,88 @@ fn waiting_requests_are_finished_too() {
 }
 
 #[test]
-fn a_second_signal_ends_it_with_the_running_tool() {
+fn a_second_signal_kills_the_running_ipmitool_and_exits() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let sidecar = Sidecar::with_fake_ipmitool("trap '' INT TERM; exec sleep 600").start();
         let _change = sidecar.post("/power/on").key(KEY).begin();
-        sidecar.ipmitool_is_run(1).signal(signal).no_longer_listens();
+        sidecar.wait_for_ipmitool_runs(1).signal(signal).no_longer_listens();
         sidecar.signal(signal).exits(code, AT_ONCE);
         let run = sidecar.ipmitool_runs().remove(0);
-        eventually("the tool is gone", || is_gone(run.pid));
+        eventually("ipmitool has ended", || has_ended(run.pid));
     }
 }
 
 #[test]
-fn a_running_change_and_three_that_wait_are_all_answered() {
+fn a_running_change_and_three_queued_ones_are_all_finished() {
     let bmc = SimulatedBmc::off().slow(Duration::from_millis(500));
-    let sidecar = Sidecar::beside(bmc).env("REQUEST_TIMEOUT", "18").start();
+    let sidecar = Sidecar::with_bmc(bmc).env("REQUEST_TIMEOUT", "18").start();
     let targets = ["/power/on", "/power/reset", "/power/off", "/power/force-off"];
     let changes = targets.map(|target| {
         let change = sidecar.post(target).key(KEY).begin();
-        sidecar.get("/health").send(); // one thread reads: what came before has been taken
+        sidecar.get("/health").send(); // one thread reads all requests, so this change has been read
         change
     });
-    sidecar.bmc_is_asked("set power 1").signal(Signal::TERM).no_longer_listens();
+    sidecar.wait_for_bmc_call("set power 1").signal(Signal::TERM).no_longer_listens();
     for change in changes {
         assert_eq!(change.reply().status, 200);
     }
     sidecar.exits(0, AT_ONCE).bmc_was_asked(["set power 1", "set reset 1", "set shutdown 1", "set power 0"]);
 }
 
-/// Told to stop, it promises nothing more than before: what cannot start in time is not sent.
+/// The usual rule holds during a stop too: a change that cannot start in time is not sent.
 #[test]
-fn what_waits_too_long_is_answered_too() {
-    // A change needs 5 s of its time to start: the second has them after 3 s, the third has not after 6 s.
+fn a_queued_change_that_cannot_start_in_time_is_refused_during_a_stop() {
+    // A change starts only with 5 s left. The second change starts after 3 s with 7 s left. After 6 s the third has 4 s left.
     let bmc = SimulatedBmc::off().slow(Duration::from_secs(3));
-    let sidecar = Sidecar::beside(bmc).env("REQUEST_TIMEOUT", "10").start();
+    let sidecar = Sidecar::with_bmc(bmc).env("REQUEST_TIMEOUT", "10").start();
     let targets = ["/power/on", "/power/reset", "/power/off", "/power/force-off"];
     let changes = targets.map(|target| {
         let change = sidecar.post(target).key(KEY).begin();
         sidecar.get("/health").send();
         change
     });
-    sidecar.bmc_is_asked("set power 1").signal(Signal::TERM).no_longer_listens();
+    sidecar.wait_for_bmc_call("set power 1").signal(Signal::TERM).no_longer_listens();
     assert_eq!(changes.map(|change| change.reply().status), [200, 200, 503, 503]);
     sidecar.exits(0, AT_ONCE).bmc_was_asked(["set power 1", "set reset 1"]);
 }
 
 #[test]
-fn a_second_signal_leaves_what_waits_undone() {
+fn a_second_signal_cancels_queued_changes() {
     let sidecar = Sidecar::with_fake_ipmitool("exec sleep 600").start();
     let changes: Vec<_> = (0..3).map(|_| sidecar.post("/power/on").key(KEY).begin()).collect();
-    sidecar.ipmitool_is_run(1).get("/health").send();
+    sidecar.wait_for_ipmitool_runs(1).get("/health").send();
     sidecar.signal(Signal::TERM).no_longer_listens();
     sidecar.signal(Signal::INT).exits(130, AT_ONCE);
-    changes.into_iter().for_each(Connection::let_go);
+    changes.into_iter().for_each(Connection::wait_for_close);
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
     assert_eq!(sidecar.log().matches("not run: told to stop at once").count(), 2);
 }
 
-/// As in a container: there the kernel ignores every signal that PID 1 does not catch.
+/// In a container the program is PID 1. The kernel ignores every signal that PID 1 has no handler for.
 #[test]
-fn pid_1_heeds_signals_too() {
+fn the_program_stops_on_a_signal_when_it_is_pid_1() {
     for signal in [Signal::TERM, Signal::INT] {
         let bmc = SimulatedBmc::off().slow(Duration::from_secs(1));
-        let sidecar = Sidecar::beside(bmc).started_by(as_pid_1()).start();
+        let sidecar = Sidecar::with_bmc(bmc).started_by(as_pid_1()).start();
         let change = sidecar.post("/power/on").key(KEY).begin();
-        sidecar.bmc_is_asked("set power 1").signal_launched(signal).no_longer_listens();
+        sidecar.wait_for_bmc_call("set power 1").signal_launched(signal).no_longer_listens();
         assert_eq!(change.reply().status, 200);
         sidecar.exits(0, AT_ONCE).bmc_was_asked(["set power 1"]);
     }
 }
 
-/// Orphans become children of PID 1, and nobody else reaps them.
+/// Orphans become children of PID 1, and only PID 1 can reap them.
 #[test]
-fn pid_1_keeps_nothing_of_what_a_tool_left_behind() {
+fn the_program_reaps_orphans_when_it_is_pid_1() {
     let leaving = "sleep 600 >/dev/null 2>&1 & echo 'Chassis Power is on'";
     let sidecar = Sidecar::with_fake_ipmitool(leaving).started_by(as_pid_1()).start();
     for _ in 0..5 {
         assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
     }
-    sidecar.launched_has_no_child();
+    sidecar.launched_has_no_children();
 }
 
-/// What starts a program as PID 1 of a PID namespace of its own, which needs a user namespace where we are not root.
+/// A launcher that starts a program as PID 1 of a new PID namespace. Without root it also needs a user namespace.
 #[track_caller]
 fn as_pid_1() -> &'static [&'static str] {
     let root: &[_] = &["unshare", "--pid", "--fork", "--mount-proc"];
@@ -149,5 +149,5 @@ fn as_pid_1() -> &'static [&'static str] {
         run.is_ok_and(|run| run.status.success())
     };
     let found = [root, user].into_iter().find(|launcher| works(launcher));
-    found.expect("this test needs unshare, of util-linux, and leave to make a PID namespace, as root or with user namespaces")
+    found.expect("this test needs unshare, of util-linux, and the permission to create a PID namespace: run it as root, or allow user namespaces")
 }

@@ -8,16 +8,16 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::program::{Cgi, cgi};
-use crate::support::{KEY, Running, Scratch, Sidecar};
+use crate::support::{KEY, Running, Sidecar, TempDir};
 
-fn beside_a_fake() -> Running {
+fn with_fake() -> Running {
     Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#).start()
 }
 
 /// The details are for the log alone.
 #[test]
 fn a_wrong_configuration_is_500_and_its_details_are_logged() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let wrong = |cgi: Cgi<'_>| {
         let reply = cgi.variable("BMC_PORT", "abc").without("BMC_USER").expect_failure(500, "misconfigured");
         for hidden in ["BMC_PORT", "abc", "BMC_USER"] {
@@ -28,20 +28,20 @@ fn a_wrong_configuration_is_500_and_its_details_are_logged() {
     };
     wrong(cgi(&sidecar, "GET", "/health"));
     wrong(cgi(&sidecar, "POST", "/power/on").key(KEY));
-    wrong(cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-of-a-stranger").body("four"));
+    wrong(cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4").body("four"));
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }
 
 #[test]
 fn a_bad_request_is_one_whatever_the_configuration() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let reply = cgi(&sidecar, "", "/health").without("API_KEY").expect_failure(400, "bad_request");
     reply.logs("API_KEY");
 }
 
 /// A file of variables that root owns and the web server's group may read.
-fn file(scratch: &Scratch, text: &str) -> PathBuf {
-    let path = scratch.file("ipmi-sidecar.env", text);
+fn file(dir: &TempDir, text: &str) -> PathBuf {
+    let path = dir.file("ipmi-sidecar.env", text);
     set_permissions(&path, Permissions::from_mode(0o640)).expect("a mode");
     path
 }
@@ -63,16 +63,16 @@ fn good() -> String {
 
 #[test]
 fn a_file_gives_the_variables() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let (sidecar, dir) = (with_fake(), TempDir::new());
     let on = json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"});
-    by_file(&sidecar, &file(&scratch, &good())).expect(200, &on);
+    by_file(&sidecar, &file(&dir, &good())).expect(200, &on);
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=two words", "LC_ALL=C"]);
 }
 
 #[test]
 fn the_environment_goes_before_the_file() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
-    let file = file(&scratch, &good());
+    let (sidecar, dir) = (with_fake(), TempDir::new());
+    let file = file(&dir, &good());
     let reply = by_file(&sidecar, &file).variable("BMC_PASSWORD", "0ther").run();
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=0ther", "LC_ALL=C"]);
@@ -83,8 +83,8 @@ fn the_environment_goes_before_the_file() {
 
 #[test]
 fn a_file_that_others_can_read_is_refused() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
-    let file = file(&scratch, &good());
+    let (sidecar, dir) = (with_fake(), TempDir::new());
+    let file = file(&dir, &good());
     for mode in [0o644, 0o604, 0o666] {
         set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
         let remedy = format!("chmod o= {}", file.display());
@@ -96,9 +96,9 @@ fn a_file_that_others_can_read_is_refused() {
 
 #[test]
 fn a_bad_line_is_named_by_its_number_and_not_repeated() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
+    let (sidecar, dir) = (with_fake(), TempDir::new());
     for line in ["hunter2hunter2", "BMC_PASSWORD=hunter2 hunter2", "BMC_PASSWORD='hunter2", "X = hunter2"] {
-        let file = file(&scratch, &format!("{}{line}\n", good()));
+        let file = file(&dir, &format!("{}{line}\n", good()));
         let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured");
         assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
         reply.logs("IPMI_SIDECAR_ENV").logs("line 7:");
@@ -107,9 +107,9 @@ fn a_bad_line_is_named_by_its_number_and_not_repeated() {
 
 #[test]
 fn a_file_that_cannot_be_used_is_named() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
-    let large = file(&scratch, &"# more than 4 KiB\n".repeat(300));
-    for file in [Path::new("/no/such/file"), Path::new("/dev/null"), scratch.path(), &large] {
+    let (sidecar, dir) = (with_fake(), TempDir::new());
+    let large = file(&dir, &"# more than 4 KiB\n".repeat(300));
+    for file in [Path::new("/no/such/file"), Path::new("/dev/null"), dir.path(), &large] {
         let reply = by_file(&sidecar, file).expect_failure(500, "misconfigured");
         reply.logs(&format!("IPMI_SIDECAR_ENV is {:?}", file.display().to_string()));
     }
@@ -118,25 +118,25 @@ fn a_file_that_cannot_be_used_is_named() {
 /// A value is a secret as well where it stands in a wrong place.
 #[test]
 fn a_wrong_value_of_the_file_is_named_like_any_other() {
-    let (sidecar, scratch) = (beside_a_fake(), Scratch::new());
-    let file = file(&scratch, &format!("{}BMC_PORT=abc\nIPMITOOL_ARGS='-P hunter2'\n", good()));
+    let (sidecar, dir) = (with_fake(), TempDir::new());
+    let file = file(&dir, &format!("{}BMC_PORT=abc\nIPMITOOL_ARGS='-P hunter2'\n", good()));
     let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured").logs("BMC_PORT is \"abc\"");
     assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
 }
 
 #[test]
 fn a_state_dir_must_be_a_folder_to_write_to() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let asked =
         |state: &str| cgi(&sidecar, "GET", "/power/status").key(KEY).variable("STATE_DIR", state.to_owned());
     asked("state").expect_failure(500, "misconfigured").logs("STATE_DIR is \"state\"").logs("absolute path");
     for state in ["/no/such/folder", "/dev/null"] {
         asked(state).expect_failure(500, "misconfigured").logs(&format!("STATE_DIR is \"{state}\": "));
     }
-    let scratch = Scratch::new();
-    let lane = scratch.path().join("reads.lock");
+    let dir = TempDir::new();
+    let lane = dir.path().join("reads.lock");
     std::fs::create_dir(&lane).expect("a folder in the place of the lane's file");
-    let state = scratch.path().display().to_string();
+    let state = dir.path().display().to_string();
     let reply = asked(&state).expect_failure(500, "internal").within(Duration::from_secs(3));
     reply.logs("STATE_DIR").logs(&lane.display().to_string());
     assert_eq!(sidecar.ipmitool_runs().len(), 0);

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
 
 mod configuration;
-mod faces;
-mod lanes;
+mod front_ends;
+mod queues;
 mod program;
 mod servers;
 #[path = "../support/mod.rs"]

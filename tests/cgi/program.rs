@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 
-use crate::support::{Running, until};
+use crate::support::{Running, wait_for};
 
 /// Beyond the longest a reply may take (9 s), short of a test nobody waits for.
-const REPLY_PATIENCE: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A request to the program, in the environment of this sidecar: by a web server beside it, so to speak.
 #[must_use]
@@ -90,7 +90,7 @@ impl<'a> Cgi<'a> {
 
     /// Starts it; the reply is for later.
     #[track_caller]
-    pub fn begin(mut self) -> Begun<'a> {
+    pub fn begin(mut self) -> RunningCgi<'a> {
         let since = Instant::now();
         let input = self.input.take().unwrap_or_else(Stdio::piped);
         let mut child = self
@@ -108,7 +108,7 @@ impl<'a> Cgi<'a> {
             .command
             .get_envs()
             .any(|(name, value)| name == "REQUEST_METHOD" && value.is_some_and(|value| value == "HEAD"));
-        Begun {
+        RunningCgi {
             sidecar: self.sidecar,
             stdout: Some(collect(child.stdout.take())),
             stderr: Some(collect(child.stderr.take())),
@@ -148,7 +148,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
 
 /// A process at work on its request; killed when it is dropped.
 #[must_use]
-pub struct Begun<'a> {
+pub struct RunningCgi<'a> {
     sidecar: &'a Running,
     child: Child,
     _stdin: Option<ChildStdin>,
@@ -158,7 +158,7 @@ pub struct Begun<'a> {
     since: Instant,
 }
 
-impl Begun<'_> {
+impl RunningCgi<'_> {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -172,7 +172,7 @@ impl Begun<'_> {
 
     #[track_caller]
     pub fn reply(mut self) -> CgiReply {
-        let status = until(REPLY_PATIENCE, || self.child.try_wait().expect("our child"));
+        let status = wait_for(REPLY_TIMEOUT, || self.child.try_wait().expect("our child"));
         let took = self.since.elapsed();
         let status = status.unwrap_or_else(|| panic!("runs on after {took:?}"));
         let text = |reader: &mut Option<JoinHandle<String>>| {
@@ -186,7 +186,7 @@ impl Begun<'_> {
     }
 }
 
-impl Drop for Begun<'_> {
+impl Drop for RunningCgi<'_> {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();

@@ -11,16 +11,16 @@ use serde_json::json;
 use crate::program::cgi;
 use crate::support::{KEY, Running, Sidecar, SimulatedBmc};
 
-/// 5 s for a request, and a little for a crowded machine.
+/// 5 s for a request, and a little for a busy machine.
 const LIMIT: Duration = Duration::from_secs(6);
 
-fn beside_a_fake() -> Running {
+fn with_fake() -> Running {
     Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'; echo 'Chassis Power Control: Up/On'").start()
 }
 
 #[test]
 fn missing_and_contradictory_variables_are_a_bad_request() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY);
     for request in [
         asked().without("REQUEST_METHOD"),
@@ -51,7 +51,7 @@ fn owned((name, value): (&std::ffi::OsStr, Option<&std::ffi::OsStr>)) -> (String
 
 #[test]
 fn a_path_that_is_no_route_is_not_found() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     for path in ["", "/", "//power/on", "/power/on/", "/POWER/ON", "/power/\u{f6}n", "/power/on\n"] {
         cgi(&sidecar, "POST", path).key(KEY).expect_failure(404, "not_found");
     }
@@ -64,7 +64,7 @@ fn a_path_that_is_no_route_is_not_found() {
 /// RFC 3875, 4.4: a server may give the query as arguments.
 #[test]
 fn arguments_are_ignored() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     for argument in ["--help", "check", "power", "-P", "x"] {
         let healthy = json!({"status": "healthy", "service": "ipmi-sidecar"});
         cgi(&sidecar, "GET", "/health").argument(argument).expect(200, &healthy);
@@ -73,7 +73,7 @@ fn arguments_are_ignored() {
 
 #[test]
 fn a_body_is_read_and_not_looked_at() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
     let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).body(r#"{"command": "power off"}"#);
     asked().expect(200, &done);
@@ -84,7 +84,7 @@ fn a_body_is_read_and_not_looked_at() {
 
 #[test]
 fn a_body_that_is_cut_short_changes_nothing() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     let short = || cgi(&sidecar, "POST", "/power/on").key(KEY).body("four").variable("CONTENT_LENGTH", "50");
     short().expect_failure(400, "bad_request").within(LIMIT);
     short().stays_open().expect_failure(408, "request_timeout").within(LIMIT);
@@ -96,7 +96,7 @@ fn a_body_that_is_cut_short_changes_nothing() {
 
 #[test]
 fn a_body_that_is_too_large_changes_nothing() {
-    let sidecar = beside_a_fake();
+    let sidecar = with_fake();
     for length in ["65537", "999999999999999", "99999999999999999999999"] {
         let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).variable("CONTENT_LENGTH", length);
         asked().expect_failure(413, "body_too_large").within(LIMIT);
@@ -114,8 +114,8 @@ fn a_body_that_is_too_large_changes_nothing() {
 
 #[test]
 fn a_stranger_is_refused_whatever_comes_of_the_body() {
-    let sidecar = beside_a_fake();
-    let asked = || cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-of-a-stranger").body("four");
+    let sidecar = with_fake();
+    let asked = || cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4").body("four");
     asked().expect_failure(401, "unauthorized");
     asked().variable("CONTENT_LENGTH", "50").expect_failure(401, "unauthorized");
     let waiting = asked().variable("CONTENT_LENGTH", "50").stays_open();
@@ -127,7 +127,7 @@ fn a_stranger_is_refused_whatever_comes_of_the_body() {
 #[test]
 fn no_header_reaches_ipmitool() {
     let sidecar = Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#)
-        .user("admin", "pw-8d2f61")
+        .login("admin", "pw-8d2f61")
         .start();
     let reply = cgi(&sidecar, "GET", "/power/status")
         .key(KEY)
@@ -142,11 +142,11 @@ fn no_header_reaches_ipmitool() {
 /// The memory of one process is no memory of the next.
 #[test]
 fn a_wrong_password_is_named_each_time() {
-    let sidecar = Sidecar::beside(SimulatedBmc::off()).user("admin", "wr0ng-passw0rd").start();
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).login("admin", "wr0ng-passw0rd").start();
     for _ in 0..2 {
         let reply = cgi(&sidecar, "POST", "/power/on").key(KEY).expect_failure(502, "bmc_bad_password");
         assert!(!reply.headers.contains_key("retry-after"), "{reply:?}");
         reply.logs("WARN power on (API_KEY from 192.0.2.7)");
     }
-    sidecar.bmc_was_left_alone();
+    sidecar.bmc_was_never_asked();
 }

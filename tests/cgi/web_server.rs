@@ -9,7 +9,9 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::support::{PATIENCE, Process, Request, Running, Scratch, Sidecar, own_address, require, until};
+use crate::support::{
+    Process, Request, Running, Sidecar, TIMEOUT, TempDir, require, unique_address, wait_for,
+};
 
 #[derive(Debug, Clone, Copy)]
 pub enum WebServer {
@@ -98,8 +100,8 @@ impl WebServer {
     /// Serves this sidecar as its CGI program.
     #[track_caller]
     pub fn serve(self, sidecar: Sidecar) -> Served {
-        let files = Scratch::new();
-        let address = own_address(8080);
+        let files = TempDir::new();
+        let address = unique_address(8080);
         let at = |name: &str| files.path().join(name).display().to_string();
         install(&sidecar, &files);
 
@@ -134,7 +136,7 @@ impl WebServer {
                 let mut command = Command::new(require("fcgiwrap"));
                 command.arg("-fc8").arg("-s").arg(format!("unix:{}", socket.display()));
                 let wrapper = Process::spawn(as_nobody(&mut command));
-                let there = until(PATIENCE, || socket.exists().then_some(()));
+                let there = wait_for(TIMEOUT, || socket.exists().then_some(()));
                 assert!(there.is_some(), "fcgiwrap has no socket: {}", wrapper.stderr.text());
                 gateway = Some(wrapper);
                 symlink("/etc/nginx/fastcgi_params", at("fastcgi_params")).expect("a link");
@@ -150,9 +152,9 @@ impl WebServer {
 
 /// Where the web server may find it: the program, and its variables in a file that others cannot read.
 #[track_caller]
-fn install(sidecar: &Sidecar, files: &Scratch) {
+fn install(sidecar: &Sidecar, files: &TempDir) {
     let program = sidecar.command(&[]);
-    // Another process copies it: see `Scratch::script`.
+    // Another process copies it: see `TempDir::script`.
     let mut install = Command::new("install");
     install.args(["-m", "755"]).arg(program.get_program()).arg(files.path().join("ipmi-sidecar"));
     assert!(install.status().expect("install, of coreutils").success());
@@ -168,12 +170,12 @@ fn install(sidecar: &Sidecar, files: &Scratch) {
     if geteuid().is_root() {
         chown(&file, None, Some(NOBODY)).expect("root");
     }
-    give_to_nobody(files.path());
+    give_to_web_server(files.path());
 }
 
 /// Lets the web server's user write there.
 #[track_caller]
-pub fn give_to_nobody(folder: &Path) {
+pub fn give_to_web_server(folder: &Path) {
     if geteuid().is_root() {
         chown(folder, Some(NOBODY), None).expect("root");
     }
@@ -187,7 +189,7 @@ fn as_nobody(command: &mut Command) -> &mut Command {
 pub struct Served {
     pub running: Running,
     _gateway: Option<Process>,
-    files: Scratch,
+    files: TempDir,
 }
 
 impl Served {

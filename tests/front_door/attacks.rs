@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use rustix::process::{Signal, geteuid};
 
-use crate::crowd::{Crowd, flood, hit_and_run, pour};
+use crate::many_clients::{ManyClients, flood, send_and_reset, send_endlessly};
+use crate::monitor::{Monitor, sidecar, under_attack};
 use crate::support::{KEY, Running};
-use crate::watch::{Watch, sidecar, under_attack};
 
 /// Most attacks last as long as a request may: what they hold is then at its most.
-const SIEGE: Duration = Duration::from_secs(6);
+const ATTACK_TIME: Duration = Duration::from_secs(6);
 
 /// After which a kernel repeats a connection request that was not answered (RFC 6298, 2).
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
@@ -39,8 +39,8 @@ fn key_field() -> String {
 fn besiege(name: &str, size: usize, opening: impl Into<Vec<u8>>, drip: impl Into<Vec<u8>>) {
     let _alone = alone();
     let sidecar = sidecar().start();
-    let crowd = Crowd::new(size, sidecar.address, opening, drip);
-    under_attack(name, &sidecar, || crowd.besiege(SIEGE).connections);
+    let crowd = ManyClients::new(size, sidecar.address, opening, drip);
+    under_attack(name, &sidecar, || crowd.besiege(ATTACK_TIME).connections);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn lines_that_never_end() {
         let sidecar = sidecar().start();
         under_attack(name, &sidecar, || {
             for _ in 0..TIMES {
-                let taken = pour(sidecar.address, opening.as_bytes(), chunk, 100 * MEGABYTE);
+                let taken = send_endlessly(sidecar.address, opening.as_bytes(), chunk, 100 * MEGABYTE);
                 assert!(taken < TAKEN_AT_MOST, "{taken} bytes of {name} were taken");
             }
             TIMES
@@ -147,8 +147,8 @@ fn full_buffers_fit_into_sixteen_megabytes() {
         ("256 heads of 8 KiB, bodies behind, in 16 MB", whole, 8 * 1024),
     ] {
         let sidecar = sidecar().started_by(&["prlimit", "--data=16000000"]).start();
-        let crowd = Crowd::new(256, sidecar.address, opening, vec![b'x'; drip]);
-        under_attack(name, &sidecar, || crowd.besiege(SIEGE).connections);
+        let crowd = ManyClients::new(256, sidecar.address, opening, vec![b'x'; drip]);
+        under_attack(name, &sidecar, || crowd.besiege(ATTACK_TIME).connections);
     }
 }
 
@@ -160,7 +160,7 @@ fn three_thousand_who_reset_right_after_their_request() {
         ["GET /health HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), change("", "0"), HALF_A_HEAD.to_owned()];
     under_attack("connections reset after their request", &sidecar, || {
         for request in requests.iter().cycle().take(3_000) {
-            hit_and_run(sidecar.address, request.as_bytes());
+            send_and_reset(sidecar.address, request.as_bytes());
         }
         3_000
     });
@@ -177,7 +177,7 @@ fn a_million_requests_down_the_pipe() {
     under_attack("a million pipelined requests, unread", &sidecar, || {
         let (mut sent, mut connections) = (0, 0);
         while sent < all {
-            sent += pour(sidecar.address, batch.as_bytes(), batch.as_bytes(), all - sent);
+            sent += send_endlessly(sidecar.address, batch.as_bytes(), batch.as_bytes(), all - sent);
             connections += 1;
         }
         connections
@@ -251,15 +251,15 @@ fn lengths_that_lie() {
 fn three_hundred_clients_of_sixty_four_descriptors() {
     let _alone = alone();
     let sidecar = sidecar().started_by(&["prlimit", "--nofile=64"]).start();
-    let crowd = Crowd::new(300, sidecar.address, HALF_A_HEAD, "x");
-    under_attack("300 connections, 64 descriptors", &sidecar, || crowd.besiege(SIEGE).connections);
+    let crowd = ManyClients::new(300, sidecar.address, HALF_A_HEAD, "x");
+    under_attack("300 connections, 64 descriptors", &sidecar, || crowd.besiege(ATTACK_TIME).connections);
 }
 
 #[test]
 fn a_listener_without_a_descriptor_left_recovers() {
     let sidecar = sidecar().start();
-    let watch = Watch::over(&sidecar, &[]);
-    let most = sidecar.holdings().descriptors;
+    let watch = Monitor::over(&sidecar, &[]);
+    let most = sidecar.resources().descriptors;
     limit(&sidecar, &[], &format!("--nofile={most}:"));
     let waiting: Vec<_> = (0..50).map(|_| sidecar.get("/health").begin()).collect();
     sidecar.logs("accepting connections fails");
@@ -285,13 +285,13 @@ fn a_process_limit_fails_the_request_and_no_more() {
     ];
     let user: &[&str] = if geteuid().is_root() { &SOMEBODY } else { &[] };
     let sidecar = sidecar().started_by(user).start();
-    let mut watch = Watch::over(&sidecar, user);
+    let mut watch = Monitor::over(&sidecar, user);
     limit(&sidecar, user, "--nproc=1:");
     for _ in 0..20 {
         watch.look(500);
     }
     let reply = sidecar.post("/power/on").key(KEY).expect_failure(500, "internal");
-    reply.error_names("");
+    reply.error_contains("");
     limit(&sidecar, user, "--nproc=4096:");
     watch.conclude("no process left for a time", 20);
 }

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::monitor::sidecar;
 use crate::packages::python_clients;
 use crate::support::{KEY, Running, require};
-use crate::watch::sidecar;
 
 /// What a client that comes to every route says, and is told.
 struct Row {

@@ -8,12 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use crate::monitor::sidecar;
 use crate::packages::gunicorn_requests;
 use crate::support::KEY;
-use crate::watch::sidecar;
 
 /// More than the five seconds after which an incomplete request is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests that are sent at a time: fewer than changes may wait.
 const AT_A_TIME: usize = 8;
@@ -138,7 +138,7 @@ fn requests(kind: &str) -> BTreeMap<String, Vec<u8>> {
     requests
 }
 
-/// Line ends of the file mean nothing; a backslash begins `\r`, `\n`, `\t`, `\0` or `\xHH`.
+/// Link ends of the file mean nothing; a backslash begins `\r`, `\n`, `\t`, `\0` or `\xHH`.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let mut rest = text.iter().copied().filter(|byte| *byte != b'\n');
     let mut bytes = Vec::new();
@@ -226,7 +226,7 @@ fn answers(
 
 fn status_of(address: SocketAddr, request: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(address).expect("a listener");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
     let _ = stream.write_all(request); // it may have been answered and closed half-way
     let mut reply = Vec::new();
     let end = stream.read_to_end(&mut reply);

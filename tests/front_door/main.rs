@@ -5,9 +5,9 @@
 mod attacks;
 mod clients;
 mod corpus;
-mod crowd;
+mod many_clients;
 mod packages;
 mod rfc;
 #[path = "../support/mod.rs"]
 mod support;
-mod watch;
+mod monitor;

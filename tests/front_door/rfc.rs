@@ -1,7 +1,7 @@
 //! RFC 9110 and RFC 9112, section by section: what is read, what is refused, and that what is refused runs nothing.
 
+use crate::monitor::sidecar;
 use crate::support::{KEY, Running};
-use crate::watch::sidecar;
 
 /// The section, what is sent of the part in question, and the status of the reply.
 type Row<'a> = (&'a str, &'a str, u16);

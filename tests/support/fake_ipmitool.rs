@@ -1,17 +1,17 @@
-//! An `ipmitool` for what the real one cannot be made to do, and where the real ones are.
+//! A fake `ipmitool`, for results that a test cannot get from the real one. Also finds installed programs.
 
 use std::env;
 use std::path::PathBuf;
 
-use super::scratch::Scratch;
+use super::temp_dir::TempDir;
 
-/// A shell script that stands in for `ipmitool` and keeps a line for each of its runs.
+/// A shell script that replaces `ipmitool`. It writes a line to a file for each run.
 pub struct FakeIpmitool {
-    scratch: Scratch,
+    dir: TempDir,
     pub path: PathBuf,
 }
 
-/// One run of the fake.
+/// One run of the fake `ipmitool`.
 #[derive(Debug)]
 pub struct Run {
     pub pid: i32,
@@ -19,18 +19,18 @@ pub struct Run {
 }
 
 impl FakeIpmitool {
-    /// `body` is shell, with `ipmitool`'s arguments in `$*`. It should `exec` what it waits in: a
-    /// child of its own would hold its pipes after it.
+    /// `body` is shell code. `$*` has the arguments of `ipmitool`. A long command should be started with `exec`: a
+    /// child process would keep the pipes open after the script is killed.
     pub fn new(body: &str) -> Self {
-        let scratch = Scratch::new();
-        let runs = scratch.path().join("runs");
+        let dir = TempDir::new();
+        let runs = dir.path().join("runs");
         let text = format!("#!/bin/sh\necho \"$$ $*\" >>'{}'\n{body}\n", runs.display());
-        let path = scratch.script("ipmitool", &text);
-        FakeIpmitool { scratch, path }
+        let path = dir.script("ipmitool", &text);
+        FakeIpmitool { dir, path }
     }
 
     pub fn runs(&self) -> Vec<Run> {
-        let lines = self.scratch.lines("runs");
+        let lines = self.dir.lines("runs");
         let run = |line: &String| {
             let (pid, arguments) = line.split_once(' ').expect("a pid and arguments");
             Run { pid: pid.parse().expect("a pid"), arguments: arguments.to_owned() }
@@ -39,25 +39,27 @@ impl FakeIpmitool {
     }
 
     pub fn notes(&self) -> Vec<String> {
-        self.scratch.lines("ipmitool.notes")
+        self.dir.lines("ipmitool.notes")
     }
 
     pub fn environment(&self) -> Vec<String> {
-        let mut lines = self.scratch.lines("ipmitool.env");
+        let mut lines = self.dir.lines("ipmitool.env");
         lines.retain(|line| !["PWD=", "OLDPWD=", "_=", "SHLVL="].iter().any(|own| line.starts_with(own)));
         lines.sort();
         lines
     }
 }
 
-/// Where a program is; a test fails, and is never skipped, where it is missing.
+/// Finds a program. If it is missing, the test fails; no test is skipped.
 #[track_caller]
 pub fn require(program: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Servers live in /usr/sbin, which is on the PATH of root alone.
+    // Servers are in /usr/sbin, which is only in the PATH of root.
     env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
-        .unwrap_or_else(|| panic!("{program} is missing: scripts/test installs it, and starts no service"))
+        .unwrap_or_else(|| {
+            panic!("{program} is missing: scripts/test installs it and does not start its service")
+        })
 }

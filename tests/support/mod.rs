@@ -1,7 +1,7 @@
-//! The one harness: the real binary beside a simulated BMC, driven over a socket.
+//! The test harness: it starts the real binary with a simulated BMC and sends requests over a socket.
 //!
 //! ```ignore
-//! Sidecar::beside(SimulatedBmc::off())
+//! Sidecar::with_bmc(SimulatedBmc::off())
 //!     .start()
 //!     .post("/power/on")
 //!     .key(KEY)
@@ -9,22 +9,22 @@
 //!     .bmc_was_asked(["set power 1"]);
 //! ```
 
-#![allow(dead_code, unused_imports, reason = "each of the test programs uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of the harness")]
 
 mod fake_ipmitool;
-mod patience;
+mod waiting;
 mod process;
 mod relay;
 mod request;
-mod scratch;
+mod temp_dir;
 mod sidecar;
 mod simulated_bmc;
 
 pub use fake_ipmitool::require;
-pub use patience::{PATIENCE, eventually, until};
-pub use process::{Process, is_gone};
-pub use relay::{Line, Loss, Step};
+pub use process::{Process, has_ended};
+pub use relay::{Link, Loss, Step};
 pub use request::{Connection, Reply, Request};
-pub use scratch::Scratch;
 pub use sidecar::{Finished, KEY, Running, Sidecar};
-pub use simulated_bmc::{SimulatedBmc, own_address};
+pub use simulated_bmc::{SimulatedBmc, unique_address};
+pub use temp_dir::TempDir;
+pub use waiting::{TIMEOUT, eventually, wait_for};

@@ -1,4 +1,4 @@
-//! A child process whose output is kept and which leaves nobody behind.
+//! A child process. Its output is captured, and its descendants are killed with it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::patience::until;
+use super::waiting::wait_for;
 
 pub struct Process {
     child: Mutex<Child>,
     pid: Pid,
-    pub stdout: Captured,
-    pub stderr: Captured,
+    pub stdout: CapturedStream,
+    pub stderr: CapturedStream,
 }
 
-/// What a process has of the system; children that wait to be reaped count as well.
+/// The system resources that a process uses. Children that are not reaped yet count too.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Holdings {
+pub struct Resources {
     pub threads: usize,
     pub descriptors: usize,
     pub children: usize,
@@ -33,7 +33,7 @@ impl Process {
         Self::spawn_with(command, Stdio::piped())
     }
 
-    /// The same with another standard error, of which nothing is captured unless it is a pipe of ours.
+    /// Like [`Process::spawn`], with another standard error. It is captured only if it is [`Stdio::piped`].
     #[track_caller]
     pub fn spawn_with(command: &mut Command, stderr: Stdio) -> Self {
         let mut child = command
@@ -44,31 +44,34 @@ impl Process {
             .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
         Process {
             pid: Pid::from_child(&child),
-            stdout: Captured::from(child.stdout.take().expect("a pipe")),
-            stderr: child.stderr.take().map_or_else(|| Captured::from(io::empty()), Captured::from),
+            stdout: CapturedStream::from(child.stdout.take().expect("a pipe")),
+            stderr: child
+                .stderr
+                .take()
+                .map_or_else(|| CapturedStream::from(io::empty()), CapturedStream::from),
             child: Mutex::new(child),
         }
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).expect("a process of ours");
+        kill_process(self.pid, signal).expect("our process");
     }
 
-    /// Signals the one child that it has.
+    /// Signals the only child of this process.
     #[track_caller]
     pub fn signal_child(&self, signal: Signal) {
-        kill_process(self.child(), signal).expect("a process of ours");
+        kill_process(self.child(), signal).expect("our process");
     }
 
-    /// Whether its one child has none, not even one that has ended and was not reaped.
+    /// True when the only child of this process has no children, not even unreaped ones.
     #[track_caller]
-    pub fn child_is_childless(&self) -> bool {
+    pub fn child_has_no_children(&self) -> bool {
         children(self.child()).is_empty()
     }
 
     #[track_caller]
     fn child(&self) -> Pid {
-        let [child] = children(self.pid)[..] else { panic!("not one child") };
+        let [child] = children(self.pid)[..] else { panic!("expected exactly one child") };
         child
     }
 
@@ -76,18 +79,16 @@ impl Process {
         self.pid
     }
 
-    pub fn holdings(&self) -> Holdings {
+    pub fn resources(&self) -> Resources {
         let count = |what| {
-            fs::read_dir(format!("/proc/{}/{what}", self.pid.as_raw_pid()))
-                .expect("a process of ours")
-                .count()
+            fs::read_dir(format!("/proc/{}/{what}", self.pid.as_raw_pid())).expect("our process").count()
         };
-        Holdings { threads: count("task"), descriptors: count("fd"), children: children(self.pid).len() }
+        Resources { threads: count("task"), descriptors: count("fd"), children: children(self.pid).len() }
     }
 
-    /// How it ended, once all it said has been read; `None` when it runs on.
+    /// The exit status, once the process has ended and all of its output has been read. `None` if it still runs.
     pub fn ended(&self, within: Duration) -> Option<ExitStatus> {
-        until(within, || {
+        wait_for(within, || {
             let status = self.child.lock().unwrap().try_wait().expect("our child");
             status.filter(|_| self.stdout.is_complete() && self.stderr.is_complete())
         })
@@ -98,18 +99,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap();
         if let Ok(None) = child.try_wait() {
-            kill_family(self.pid);
+            kill_tree(self.pid);
             let _ = child.wait();
         }
     }
 }
 
-/// Kills a process and all that descend from it. Each is stopped before its children are listed:
-/// a stopped parent neither starts nor reaps one, so that every number still means whom we meant.
-fn kill_family(pid: Pid) {
+/// Kills a process and all of its descendants. Each process is stopped before its children are listed. A stopped
+/// process cannot start or reap a child, so each process ID still belongs to the listed child.
+fn kill_tree(pid: Pid) {
     let _ = kill_process(pid, Signal::STOP);
     for child in children(pid) {
-        kill_family(child);
+        kill_tree(child);
     }
     let _ = kill_process(pid, Signal::KILL);
 }
@@ -124,8 +125,8 @@ fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a process has ended, reaped or not.
-pub fn is_gone(pid: i32) -> bool {
+/// True when a process has ended, reaped or not.
+pub fn has_ended(pid: i32) -> bool {
     stat(pid).is_none_or(|stat| stat.state == "Z")
 }
 
@@ -136,19 +137,19 @@ struct Stat {
 
 fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in brackets, which may itself hold spaces and brackets.
+    // The second field is the name in brackets. The name itself may contain spaces and brackets.
     let (_, fields) = text.rsplit_once(") ")?;
     let mut fields = fields.split(' ').map(str::to_owned);
     Some(Stat { state: fields.next()?, parent: fields.next()? })
 }
 
-/// What a process has written to one of its streams so far.
-pub struct Captured {
+/// The output of a process so far, from one stream.
+pub struct CapturedStream {
     text: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
-impl Captured {
+impl CapturedStream {
     fn from(mut pipe: impl Read + Send + 'static) -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&text);
@@ -158,7 +159,7 @@ impl Captured {
                 written.lock().unwrap().extend_from_slice(&buffer[..length]);
             }
         });
-        Captured { text, reader }
+        CapturedStream { text, reader }
     }
 
     pub fn text(&self) -> String {

@@ -1,4 +1,4 @@
-//! A UDP relay before a simulated BMC: the line between the two, with the faults that a test gives it.
+//! A UDP relay in front of a simulated BMC. It plays the network link and has the faults that a test sets.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Runs whose replies may still come; two lanes have two.
+/// The number of `ipmitool` runs whose replies the relay still forwards. The sidecar has two runs at a time.
 const MAX_RUNS: usize = 16;
 
-/// More than any datagram of IPMI.
+/// More bytes than any IPMI datagram has.
 const MAX_DATAGRAM: usize = 1024;
 
-/// The questions of one run in their order, as `ipmitool` 1.8.19 asks them. Those behind `Rakp3` can be told apart
-/// only where the session is not encrypted, as with cipher suite 1.
+/// The requests of one run, in the order in which `ipmitool` 1.8.19 sends them. The relay can tell the requests after
+/// `Rakp3` apart only when the session is not encrypted, as with cipher suite 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Get Channel Authentication Capabilities.
@@ -25,7 +25,7 @@ pub enum Step {
     Rakp3,
     /// Set Session Privilege Level.
     Privilege,
-    /// What kind of BMC it is: four more questions, all of which may fail.
+    /// The first of four requests that ask what kind of BMC it is. Each of them may fail.
     Hpm,
     DeviceId,
     Picmg,
@@ -35,89 +35,89 @@ pub enum Step {
     CloseSession,
 }
 
-/// What the line does to the datagrams between `ipmitool` and the BMC.
+/// What the link does to the datagrams between `ipmitool` and the BMC.
 #[derive(Debug, Clone)]
-pub enum Line {
+pub enum Link {
     Good,
-    /// From the reply to this question on nothing comes back; whatever is asked still arrives.
+    /// The link drops the reply to this request and every later reply. Requests still arrive.
     SilentFrom(Step),
-    /// The reply to this question is lost, however often it is asked.
-    Loses(Step),
-    /// Every reply comes this much later.
+    /// The link drops every reply to this request, also when the request is repeated.
+    LosesReply(Step),
+    /// The link delays every reply by this time.
     Late(Duration),
-    /// Each datagram of either direction may be lost.
+    /// The link may drop any datagram, in both directions.
     Lossy(Loss),
-    /// This question is answered with a status code of the test's choice: up to `Rakp3` by a change to the BMC's
-    /// reply, behind it in place of the BMC, which is not asked.
-    Says(Step, u8),
+    /// This request gets a reply with this status code. Up to `Rakp3`, the relay changes the BMC's reply. After
+    /// `Rakp3`, the relay replies itself and the BMC does not get the request.
+    AnswersWith(Step, u8),
 }
 
-impl Line {
-    fn loses_by_chance(&mut self) -> bool {
-        if let Line::Lossy(loss) = self { loss.strikes() } else { false }
+impl Link {
+    fn drops_by_chance(&mut self) -> bool {
+        if let Link::Lossy(loss) = self { loss.drops() } else { false }
     }
 }
 
-/// So many in a hundred, by dice that fall alike in every run (xorshift).
+/// Drops this percentage of datagrams. The random numbers (xorshift) are the same in every run.
 #[derive(Debug, Clone)]
 pub struct Loss {
     percent: u64,
-    dice: u64,
+    state: u64,
 }
 
 impl Loss {
     pub fn of(percent: u64, seed: u64) -> Self {
-        // Multiplied, so that neighbouring seeds have nothing in common; xorshift never leaves 0.
-        Loss { percent, dice: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+        // The factor spreads neighbouring seeds. xorshift must not start at 0, since it would stay there.
+        Loss { percent, state: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
     }
 
-    fn strikes(&mut self) -> bool {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        (self.dice >> 32) % 100 < self.percent
+    fn drops(&mut self) -> bool {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 32) % 100 < self.percent
     }
 }
 
-/// Ends with its owner.
+/// The relay and its thread, which ends when this is dropped.
 pub struct Relay {
     pub address: SocketAddr,
-    /// `None` for a relay that is to end.
-    line: Arc<Mutex<Option<Line>>>,
+    /// `None` tells the thread to end.
+    link: Arc<Mutex<Option<Link>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Relay {
     #[track_caller]
-    pub fn before(bmc: SocketAddr) -> Self {
+    pub fn in_front_of(bmc: SocketAddr) -> Self {
         let front = loopback_socket();
         let address = front.local_addr().expect("an address");
-        let line = Arc::new(Mutex::new(Some(Line::Good)));
-        let present = Arc::clone(&line);
-        let mut traffic = Traffic { front, bmc, runs: VecDeque::new(), late: VecDeque::new() };
+        let link = Arc::new(Mutex::new(Some(Link::Good)));
+        let present = Arc::clone(&link);
+        let mut forwarder = Forwarder { front, bmc, runs: VecDeque::new(), late: VecDeque::new() };
         let thread = thread::spawn(move || {
             loop {
-                traffic.wait();
+                forwarder.wait();
                 match &mut *present.lock().unwrap() {
-                    Some(line) => traffic.carry(line),
+                    Some(link) => forwarder.forward(link),
                     None => return,
                 }
             }
         });
-        Relay { address, line, thread: Some(thread) }
+        Relay { address, link, thread: Some(thread) }
     }
 
-    pub fn set(&self, line: Line) {
-        *self.line.lock().unwrap() = Some(line);
+    pub fn set(&self, link: Link) {
+        *self.link.lock().unwrap() = Some(link);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if let Ok(mut line) = self.line.lock() {
-            *line = None;
+        if let Ok(mut link) = self.link.lock() {
+            *link = None;
         }
-        // Anything wakes it.
+        // Any datagram wakes the thread.
         let _ = loopback_socket().send_to(&[], self.address);
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -130,7 +130,7 @@ fn loopback_socket() -> UdpSocket {
     socket
 }
 
-struct Traffic {
+struct Forwarder {
     front: UdpSocket,
     bmc: SocketAddr,
     /// The newest first.
@@ -138,18 +138,18 @@ struct Traffic {
     late: VecDeque<(Instant, Vec<u8>, SocketAddr)>,
 }
 
-/// One run of `ipmitool`, by its port, with a port of its own towards the BMC.
+/// One run of `ipmitool`. Its UDP port identifies it. The relay uses one port for each run towards the BMC.
 struct Run {
     address: SocketAddr,
     to_bmc: UdpSocket,
-    /// Its last question.
+    /// The latest request.
     step: Option<Step>,
-    /// Its own number for the session.
+    /// The client's session ID.
     session: [u8; 4],
     silent: bool,
 }
 
-impl Traffic {
+impl Forwarder {
     fn wait(&self) {
         let runs = self.runs.iter().map(|run| &run.to_bmc);
         let mut fds: Vec<_> =
@@ -158,16 +158,16 @@ impl Traffic {
         let _ = poll(&mut fds, due.and_then(|due| Timespec::try_from(due).ok()).as_ref());
     }
 
-    fn carry(&mut self, line: &mut Line) {
+    fn forward(&mut self, link: &mut Link) {
         let mut buffer = [0; MAX_DATAGRAM];
         while let Ok((length, address)) = self.front.recv_from(&mut buffer) {
-            self.question(address, &buffer[..length], line);
+            self.forward_request(address, &buffer[..length], link);
         }
         for run in &mut self.runs {
-            // An error is a BMC that has ended.
+            // An error means that the BMC has ended.
             while let Ok(length) = run.to_bmc.recv(&mut buffer) {
                 let reply = &mut buffer[..length];
-                match run.reply(reply, line) {
+                match run.reply(reply, link) {
                     None => {}
                     Some(Duration::ZERO) => deliver(&self.front, reply, run.address),
                     Some(delay) => {
@@ -182,7 +182,7 @@ impl Traffic {
         }
     }
 
-    fn question(&mut self, address: SocketAddr, question: &[u8], line: &mut Line) {
+    fn forward_request(&mut self, address: SocketAddr, request: &[u8], link: &mut Link) {
         if !self.runs.iter().any(|run| run.address == address) {
             let to_bmc = loopback_socket();
             if to_bmc.connect(self.bmc).is_err() {
@@ -192,53 +192,53 @@ impl Traffic {
             self.runs.push_front(Run { address, to_bmc, step: None, session: [0; 4], silent: false });
         }
         let Some(run) = self.runs.iter_mut().find(|run| run.address == address) else { return };
-        run.step = step_of(question);
-        if let (Some(Step::OpenSession), Some(session)) = (run.step, question.get(20..24)) {
+        run.step = step_of(request);
+        if let (Some(Step::OpenSession), Some(session)) = (run.step, request.get(20..24)) {
             run.session.copy_from_slice(session);
         }
-        if line.loses_by_chance() {
+        if link.drops_by_chance() {
             return;
         }
-        match line {
-            Line::Says(step, status) if Some(*step) == run.step && message_of(question).is_some() => {
-                deliver(&self.front, &run.answer(question, *status), address);
+        match link {
+            Link::AnswersWith(step, status) if Some(*step) == run.step && message_of(request).is_some() => {
+                deliver(&self.front, &run.answer(request, *status), address);
             }
             _ => {
-                let _ = run.to_bmc.send(question);
+                let _ = run.to_bmc.send(request);
             }
         }
     }
 }
 
 impl Run {
-    /// How much later the reply is to be delivered, if at all.
-    fn reply(&mut self, reply: &mut [u8], line: &mut Line) -> Option<Duration> {
+    /// The delay before the reply is delivered, or `None` when it is dropped.
+    fn reply(&mut self, reply: &mut [u8], link: &mut Link) -> Option<Duration> {
         let is_at = |step: &Step| self.step == Some(*step);
-        self.silent |= matches!(line, Line::SilentFrom(step) if is_at(step));
-        if line.loses_by_chance() || self.silent {
+        self.silent |= matches!(link, Link::SilentFrom(step) if is_at(step));
+        if link.drops_by_chance() || self.silent {
             return None;
         }
-        match line {
-            Line::Loses(step) if is_at(step) => None,
-            Line::Says(step, status) if is_at(step) && reply.len() > 17 => {
-                reply[17] = *status; // of an open session response and of the RAKP messages
+        match link {
+            Link::LosesReply(step) if is_at(step) => None,
+            Link::AnswersWith(step, status) if is_at(step) && reply.len() > 17 => {
+                reply[17] = *status; // the status code of an Open Session response and of RAKP messages
                 Some(Duration::ZERO)
             }
-            Line::Late(delay) => Some(*delay),
+            Link::Late(delay) => Some(*delay),
             _ => Some(Duration::ZERO),
         }
     }
 
-    /// The reply to this question with nothing but a completion code (IPMI 2.0, 13.6 and 13.8), in a session without
-    /// integrity and encryption.
-    fn answer(&self, question: &[u8], status: u8) -> Vec<u8> {
-        let message = message_of(question).expect("a question within a session");
+    /// Builds a reply that has only a completion code (IPMI 2.0, 13.6 and 13.8), for a session without integrity and
+    /// encryption.
+    fn answer(&self, request: &[u8], status: u8) -> Vec<u8> {
+        let message = message_of(request).expect("a request within a session");
         let (to_client, net_fn) = ([message[3], message[1] | 0x04], [message[0], message[4]]);
         let rest = [net_fn[0], net_fn[1], message[5], status];
         [
-            &question[..6],
+            &request[..6],
             &self.session,
-            &question[10..14],
+            &request[10..14],
             &[8, 0],
             &to_client,
             &[checksum(&to_client)],
@@ -250,17 +250,17 @@ impl Run {
 }
 
 fn deliver(front: &UdpSocket, reply: &[u8], address: SocketAddr) {
-    // A run that has ended does not mind.
+    // An error means that the run has ended.
     let _ = front.send_to(reply, address);
 }
 
-/// Which question it is, by its header (IPMI 2.0, 13.6 and 13.27) and its command.
-fn step_of(question: &[u8]) -> Option<Step> {
+/// Finds the step of a request from its header (IPMI 2.0, 13.6 and 13.27) and its command.
+fn step_of(request: &[u8]) -> Option<Step> {
     const IPMI_1_5: u8 = 0;
     const OPEN_SESSION: u8 = 0x10;
     const RAKP_1: u8 = 0x12;
     const RAKP_3: u8 = 0x14;
-    let [_, _, _, _, format, payload, ..] = question else { return None };
+    let [_, _, _, _, format, payload, ..] = request else { return None };
     match (*format, *payload) {
         (IPMI_1_5, _) => return Some(Step::Capabilities),
         (_, OPEN_SESSION) => return Some(Step::OpenSession),
@@ -268,7 +268,7 @@ fn step_of(question: &[u8]) -> Option<Step> {
         (_, RAKP_3) => return Some(Step::Rakp3),
         _ => {}
     }
-    let message = message_of(question)?;
+    let message = message_of(request)?;
     match (message[1] >> 2, message[5], message[6]) {
         (0x06, 0x3b, _) => Some(Step::Privilege),
         (0x06, 0x01, _) => Some(Step::DeviceId),
@@ -281,16 +281,16 @@ fn step_of(question: &[u8]) -> Option<Step> {
     }
 }
 
-/// The IPMI message of a session without integrity and encryption.
-fn message_of(question: &[u8]) -> Option<&[u8]> {
+/// The IPMI message in a datagram of a session without integrity and encryption.
+fn message_of(request: &[u8]) -> Option<&[u8]> {
     const RMCP_PLUS: u8 = 6;
     const PLAIN_IPMI: u8 = 0;
-    (question.get(4..6)? == [RMCP_PLUS, PLAIN_IPMI])
-        .then(|| question.get(16..))?
+    (request.get(4..6)? == [RMCP_PLUS, PLAIN_IPMI])
+        .then(|| request.get(16..))?
         .filter(|message| message.len() > 6)
 }
 
-/// IPMI 2.0, 13.8: all bytes and their checksum add up to 0.
+/// IPMI 2.0, 13.8: the sum of all bytes and the checksum is 0.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte))
 }

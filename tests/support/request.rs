@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client that checks every reply for what all replies promise.
+//! A small HTTP/1.1 client. It checks in every reply what all replies must have.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 use super::sidecar::Running;
 
-/// Beyond the longest a reply may take (9 s), short of a test nobody waits for.
-const REPLY_PATIENCE: Duration = Duration::from_secs(20);
+/// More than the default `REQUEST_TIMEOUT` of 9 s. A test fails when a reply takes longer.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A request in the making.
+/// A builder of one request.
 #[must_use]
 pub struct Request<'a> {
     sidecar: &'a Running,
@@ -39,18 +39,18 @@ impl<'a> Request<'a> {
     }
 
     pub fn key(self, key: &str) -> Self {
-        self.sidecar.remember_secret(key);
+        self.sidecar.record_secret(key);
         self.header("X-API-Key", key)
     }
 
     pub fn bearer(self, key: &str) -> Self {
-        self.sidecar.remember_secret(key);
+        self.sidecar.record_secret(key);
         self.header("Authorization", &format!("Bearer {key}"))
     }
 
     pub fn basic(self, user: &str, key: &str) -> Self {
         let credentials = base64(format!("{user}:{key}").as_bytes());
-        self.sidecar.remember_secret(&credentials);
+        self.sidecar.record_secret(&credentials);
         self.header("Authorization", &format!("Basic {credentials}"))
     }
 
@@ -59,7 +59,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// The request as it goes over the wire.
+    /// The bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let Request { method, target, headers, body, sidecar } = self;
         let length = match (method.as_str(), body.len()) {
@@ -71,7 +71,7 @@ impl<'a> Request<'a> {
         [head.as_bytes(), body].concat()
     }
 
-    /// Sends it; the reply is for later.
+    /// Sends the request and does not wait for the reply.
     #[track_caller]
     pub fn begin(self) -> Connection<'a> {
         self.sidecar.connect().write(&self.bytes())
@@ -93,7 +93,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// One connection, which carries one request.
+/// A connection. It carries one request.
 #[must_use]
 pub struct Connection<'a> {
     sidecar: &'a Running,
@@ -115,32 +115,32 @@ impl<'a> Connection<'a> {
         self.sent.extend_from_slice(bytes);
         match self.stream.write_all(bytes) {
             Ok(()) => {}
-            // It has heard enough and answered; the reply says why.
+            // The sidecar has already replied and closed the connection. The reply says why.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Err(error) => panic!("{error}"),
         }
         self
     }
 
-    /// Says that nothing more will come, and still listens.
+    /// Closes the sending side. The reply can still be read.
     #[track_caller]
     pub fn half_close(self) -> Self {
         self.stream.shutdown(Shutdown::Write).expect("an open connection");
         self
     }
 
-    /// Ends it without a farewell, as a client that crashes does.
+    /// Resets the connection, as a client that crashes does.
     #[track_caller]
     pub fn reset(self) {
         set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("a socket option");
     }
 
-    /// Reads the interim reply that asks for the body.
+    /// Reads the `100 Continue` that asks for the body.
     #[track_caller]
-    pub fn told_to_continue(mut self) -> Self {
+    pub fn expect_continue(mut self) -> Self {
         const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
         let mut interim = [0; CONTINUE.len()];
-        self.stream.set_read_timeout(Some(REPLY_PATIENCE)).expect("a time-out");
+        self.stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("a time-out");
         self.stream.read_exact(&mut interim).expect("an interim reply");
         assert_eq!(String::from_utf8_lossy(&interim), CONTINUE);
         self
@@ -149,16 +149,16 @@ impl<'a> Connection<'a> {
     #[track_caller]
     pub fn reply(mut self) -> Reply<'a> {
         let received = self.read_to_end();
-        self.sidecar.remember_exchange(&self.sent, &received);
+        self.sidecar.record_exchange(&self.sent, &received);
         let reply = Reply::parse(self.sidecar, &self.sent, &received, self.begun.elapsed());
         reply.unwrap_or_else(|flaw| {
             panic!("{flaw}: {}", String::from_utf8_lossy(&received));
         })
     }
 
-    /// Waits until the other side has closed, whatever it said.
+    /// Waits until the sidecar has closed the connection. Ignores the reply.
     #[track_caller]
-    pub fn let_go(mut self) {
+    pub fn wait_for_close(mut self) {
         self.read_to_end();
     }
 
@@ -167,16 +167,16 @@ impl<'a> Connection<'a> {
         let mut received = Vec::new();
         let mut buffer = [0; 4096];
         loop {
-            let left = REPLY_PATIENCE.saturating_sub(self.begun.elapsed());
+            let left = REPLY_TIMEOUT.saturating_sub(self.begun.elapsed());
             let left = left.max(Duration::from_millis(1));
             self.stream.set_read_timeout(Some(left)).expect("a time-out");
             match self.stream.read(&mut buffer) {
                 Ok(0) => return received,
                 Ok(length) => received.extend_from_slice(&buffer[..length]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {} // the whole computer was stopped
+                Err(error) if error.kind() == ErrorKind::Interrupted => {} // the machine was suspended
                 Err(error) => {
-                    self.sidecar.remember_exchange(&self.sent, &received);
-                    panic!("no whole reply: {error}");
+                    self.sidecar.record_exchange(&self.sent, &received);
+                    panic!("no complete reply: {error}");
                 }
             }
         }
@@ -187,8 +187,8 @@ impl<'a> Connection<'a> {
 pub struct Reply<'a> {
     sidecar: &'a Running,
     path: String,
-    /// The head of the request had been sent to its end.
-    had_head: bool,
+    /// True when the whole head of the request was sent.
+    head_was_complete: bool,
     pub status: u16,
     headers: Vec<(String, String)>,
     pub json: Map<String, Value>,
@@ -217,7 +217,7 @@ impl<'a> Reply<'a> {
         }
 
         let sent = String::from_utf8_lossy(sent);
-        let had_head = sent.contains("\r\n\r\n");
+        let head_was_complete = sent.contains("\r\n\r\n");
         let mut request_line = sent.split_whitespace();
         let is_head = request_line.next() == Some("HEAD");
         let target = request_line.next().unwrap_or_default();
@@ -231,7 +231,7 @@ impl<'a> Reply<'a> {
             serde_json::from_str(body).map_err(|error| format!("not a JSON object: {error}"))?
         };
 
-        let reply = Reply { sidecar, path, had_head, status, headers, json, took };
+        let reply = Reply { sidecar, path, head_was_complete, status, headers, json, took };
         let length: usize = reply.only("content-length")?.parse().map_err(|_| "a length")?;
         if length != body.len() && !is_head {
             return Err(format!("{} bytes, declared {length}", body.len()));
@@ -253,14 +253,14 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// This status and exactly this body.
+    /// The reply has this status and exactly this body.
     #[track_caller]
     pub fn expect(self, status: u16, body: Value) -> Self {
         assert_eq!((self.status, Value::Object(self.json.clone())), (status, body));
         self
     }
 
-    /// This status and code, and whatever else every failure holds.
+    /// The reply has this status and code, and all other members of a failure.
     #[track_caller]
     pub fn expect_failure(self, status: u16, code: &str) -> Self {
         let json = &self.json;
@@ -268,10 +268,10 @@ impl<'a> Reply<'a> {
         assert_eq!((self.status, &body["code"]), (status, &code.into()), "{body}");
         assert_eq!(body["success"], false, "{body}");
         assert!(!self.error().is_empty(), "{body}");
-        // Behind the route a command was chosen, and the reply names it. Home Assistant's sensor reads the body
-        // of a status whatever went wrong.
+        // With these statuses the path has chosen a command, and the reply names it. Home Assistant's sensor reads the
+        // body of a power status with any status.
         let chosen = [401, 403, 409, 413, 422, 500, 502, 503, 504].contains(&status)
-            || (status == 408 && self.had_head);
+            || (status == 408 && self.head_was_complete);
         let command = chosen.then(|| command_of(&self.path));
         let power_state = command.filter(|command| *command == "power status").map(|_| "unknown");
         assert_eq!(
@@ -284,24 +284,24 @@ impl<'a> Reply<'a> {
         self
     }
 
-    /// What the reply says to programs.
+    /// The code, for programs.
     pub fn code(&self) -> &str {
         self.json.get("code").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// What the reply says to people.
+    /// The error text, for people.
     pub fn error(&self) -> &str {
         self.json.get("error").and_then(Value::as_str).unwrap_or_default()
     }
 
     #[track_caller]
-    pub fn error_names(self, fragment: &str) -> Self {
+    pub fn error_contains(self, fragment: &str) -> Self {
         let error = self.error();
         assert!(error.contains(fragment), "no {fragment:?} in {error:?}");
         self
     }
 
-    /// The value of a header that must stand there once.
+    /// The value of a header that must occur exactly once.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
         self.only(name).unwrap_or_else(|flaw| panic!("{flaw}"))
@@ -312,7 +312,7 @@ impl<'a> Reply<'a> {
     }
 
     #[track_caller]
-    pub fn header_names(self, name: &str, fragment: &str) -> Self {
+    pub fn header_contains(self, name: &str, fragment: &str) -> Self {
         let value = self.header(name);
         assert!(value.contains(fragment), "no {fragment:?} in {name}: {value}");
         self
@@ -320,7 +320,7 @@ impl<'a> Reply<'a> {
 
     #[track_caller]
     pub fn within(self, limit: Duration) -> Self {
-        assert!(self.took < limit, "took {:?}, not {limit:?}", self.took);
+        assert!(self.took < limit, "took {:?}, the limit is {limit:?}", self.took);
         self
     }
 
@@ -331,15 +331,15 @@ impl<'a> Reply<'a> {
         self
     }
 
-    /// See [`Running::bmc_was_left_alone`].
+    /// See [`Running::bmc_was_never_asked`].
     #[track_caller]
-    pub fn bmc_was_left_alone(self) -> Self {
-        self.sidecar.bmc_was_left_alone();
+    pub fn bmc_was_never_asked(self) -> Self {
+        self.sidecar.bmc_was_never_asked();
         self
     }
 }
 
-/// The contract's table once more, so that the program's own is not its only witness.
+/// The table of the contract, written again: the tests must not trust the program's own table.
 fn command_of(path: &str) -> &'static str {
     match path {
         "/power/status" => "power status",

@@ -1,4 +1,4 @@
-//! The program under test, from its environment to its last log line.
+//! The program under test: its environment, its start, its log and its exit.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::fake_ipmitool::{FakeIpmitool, Run, require};
-use super::patience::{PATIENCE, eventually, until};
-use super::process::{Holdings, Process};
-use super::relay::{Line, Relay};
+use super::process::{Process, Resources};
+use super::relay::{Link, Relay};
 use super::request::{Connection, Reply, Request};
-use super::scratch::Scratch;
-use super::simulated_bmc::{RunningBmc, SimulatedBmc, own_address};
+use super::simulated_bmc::{RunningBmc, SimulatedBmc, unique_address};
+use super::temp_dir::TempDir;
+use super::waiting::{TIMEOUT, eventually, wait_for};
 
-/// Long enough to pass, and found nowhere else: no reply and no log line may hold it.
+/// Long enough to be accepted. The text occurs nowhere else, so a reply or a log line that contains it tells the key.
 pub const KEY: &str = "k3y-a8f5f167f44f4964e6c998dee827110c";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ipmi-sidecar");
 
-/// A sidecar to be: its environment, and what stands beside it.
+/// A builder: the environment of a sidecar, with its BMC, relay and fake `ipmitool`.
 #[must_use]
 pub struct Sidecar {
     env: BTreeMap<String, OsString>,
-    /// A program, with its arguments, that starts it.
+    /// A program that starts the sidecar, with its arguments.
     launcher: Vec<String>,
     secrets: Vec<String>,
-    files: Scratch,
+    files: TempDir,
     bmc: Option<RunningBmc>,
     relay: Option<Relay>,
     fake: Option<FakeIpmitool>,
 }
 
 impl Sidecar {
-    /// With nothing configured but where to listen.
+    /// Sets only `PATH` and `LISTEN_ADDR`.
     pub fn unconfigured() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let sidecar = Sidecar {
             env: BTreeMap::from([("PATH".to_owned(), path)]),
             launcher: Vec::new(),
             secrets: Vec::new(),
-            files: Scratch::new(),
+            files: TempDir::new(),
             bmc: None,
             relay: None,
             fake: None,
@@ -53,34 +53,34 @@ impl Sidecar {
         sidecar.env("LISTEN_ADDR", "127.0.0.1:0")
     }
 
-    /// Configured for this BMC, as its `admin`, with the real `ipmitool`.
+    /// Configures the real `ipmitool` and this BMC, with the user `admin`.
     #[track_caller]
-    pub fn beside(bmc: SimulatedBmc) -> Self {
+    pub fn with_bmc(bmc: SimulatedBmc) -> Self {
         require("ipmitool");
         let bmc = bmc.start();
         let mut sidecar = Self::unconfigured()
             .env("API_KEY", KEY)
             .env("BMC_HOST", bmc.address.ip().to_string())
             .env("BMC_PORT", bmc.address.port().to_string())
-            .user("admin", "s3cret");
+            .login("admin", "s3cret");
         sidecar.bmc = Some(bmc);
         sidecar
     }
 
-    /// Configured for a script in place of `ipmitool`; see [`FakeIpmitool::new`].
+    /// Configures a script in place of `ipmitool`; see [`FakeIpmitool::new`].
     #[track_caller]
     pub fn with_fake_ipmitool(body: &str) -> Self {
         Self::unconfigured()
             .env("API_KEY", KEY)
             .env("BMC_HOST", "127.0.0.1")
-            .user("admin", "fake-bmc-pw")
+            .login("admin", "fake-bmc-pw")
             .ipmitool(body)
     }
 
-    /// Reaches its BMC over a line that [`Running::line_is`] can spoil.
+    /// Puts a relay between the sidecar and its BMC. [`Running::set_link`] sets its faults.
     #[track_caller]
-    pub fn over_a_line(self) -> Self {
-        let relay = Relay::before(self.bmc.as_ref().expect("a simulated BMC").address);
+    pub fn over_relay(self) -> Self {
+        let relay = Relay::in_front_of(self.bmc.as_ref().expect("a simulated BMC").address);
         let mut sidecar = self
             .env("BMC_HOST", relay.address.ip().to_string())
             .env("BMC_PORT", relay.address.port().to_string());
@@ -88,7 +88,7 @@ impl Sidecar {
         sidecar
     }
 
-    /// With a script in place of `ipmitool`; see [`FakeIpmitool::new`].
+    /// Uses a script in place of `ipmitool`; see [`FakeIpmitool::new`].
     pub fn ipmitool(self, body: &str) -> Self {
         let fake = FakeIpmitool::new(body);
         let mut sidecar = self.env("IPMITOOL", fake.path.clone());
@@ -98,7 +98,7 @@ impl Sidecar {
 
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         let value = value.into();
-        self.remember_secret(name, &value.to_string_lossy());
+        self.record_secret(name, &value.to_string_lossy());
         self.env.insert(name.to_owned(), value);
         self
     }
@@ -108,75 +108,75 @@ impl Sidecar {
         self
     }
 
-    pub fn user(self, name: &str, password: &str) -> Self {
+    pub fn login(self, name: &str, password: &str) -> Self {
         self.env("BMC_USER", name).env("BMC_PASSWORD", password)
     }
 
-    /// Gives `name` as a file: `API_KEY` becomes `API_KEY_FILE`.
+    /// Writes `contents` to a file and sets `NAME_FILE` to its path.
     pub fn file(mut self, name: &str, contents: impl AsRef<[u8]>) -> Self {
-        self.remember_secret(name, String::from_utf8_lossy(contents.as_ref()).trim());
+        self.record_secret(name, String::from_utf8_lossy(contents.as_ref()).trim());
         let path = self.files.file(name, contents);
         self.without(name).env(&format!("{name}_FILE"), path)
     }
 
-    /// The same as Kubernetes mounts it, so that [`Running::remount`] can swap it.
+    /// Like [`Sidecar::file`], mounted as Kubernetes does. [`Running::remount`] replaces it.
     pub fn mount(mut self, name: &str, contents: &str) -> Self {
-        self.remember_secret(name, contents);
+        self.record_secret(name, contents);
         let path = self.files.mount(name, contents);
         self.without(name).env(&format!("{name}_FILE"), path)
     }
 
-    /// Gives it to this program to start, as the last of its arguments.
+    /// Starts the sidecar through this program. The path of the binary is its last argument.
     pub fn started_by(mut self, launcher: &[&str]) -> Self {
         self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    fn remember_secret(&mut self, name: &str, value: &str) {
+    fn record_secret(&mut self, name: &str, value: &str) {
         if name.ends_with("_KEY") || ["API_KEY_STATUS", "BMC_PASSWORD"].contains(&name) {
             self.secrets.push(value.to_owned());
         }
     }
 
-    /// Serves, and knows where.
+    /// Starts the program and reads the address from its log.
     #[track_caller]
     pub fn start(self) -> Running {
         let started = Instant::now();
         let process = Process::spawn(&mut self.command(&[]));
         let mut running = Running::new(self, process, SocketAddr::from(([127, 0, 0, 1], 0)));
-        let address = until(PATIENCE, || {
+        let address = wait_for(TIMEOUT, || {
             let ended = running.process.ended(Duration::ZERO);
-            assert!(ended.is_none(), "did not start, {ended:?}");
+            assert!(ended.is_none(), "the sidecar did not start: {ended:?}");
             address_in(&running.log())
         });
         running.address = address.unwrap_or_else(|| {
-            panic!("nothing about listening within {:?}", started.elapsed());
+            panic!("the log has no address after {:?}", started.elapsed());
         });
         running
     }
 
-    /// Serves with its log going elsewhere, so that it cannot say where it listens: at an address of its own.
+    /// Starts the program with its log redirected. The test cannot read the address from the log, so it sets one.
     #[track_caller]
     pub fn start_logging_to(self, log: impl Into<Stdio>) -> Running {
-        let address = own_address(8080);
+        let address = unique_address(8080);
         let sidecar = self.env("LISTEN_ADDR", address.to_string());
         let process = Process::spawn_with(&mut sidecar.command(&[]), log.into());
         sidecar.served_by(process, address)
     }
 
-    /// Serves through this process, which will listen at that address.
+    /// Uses `process`, which listens at `address` and runs the sidecar.
     #[track_caller]
     pub fn served_by(self, process: Process, address: SocketAddr) -> Running {
         let running = Running::new(self, process, address);
-        eventually("it listens", || {
+        eventually("the process listens", || {
             let ended = running.process.ended(Duration::ZERO);
-            assert!(ended.is_none(), "did not start, {ended:?}: {}", running.log());
+            assert!(ended.is_none(), "the process did not start: {ended:?}: {}", running.log());
             std::net::TcpStream::connect(address).is_ok()
         });
         running
     }
 
-    /// Runs it to its end, for whatever ends by itself.
+    /// Runs the program until it exits by itself.
     #[track_caller]
     pub fn run(self, arguments: &[&str]) -> Finished {
         self.finish(arguments)
@@ -186,19 +186,19 @@ impl Sidecar {
     fn finish(&self, arguments: &[&str]) -> Finished {
         let started = Instant::now();
         let process = Process::spawn(&mut self.command(arguments));
-        let ended = process.ended(PATIENCE + PATIENCE);
+        let ended = process.ended(TIMEOUT + TIMEOUT);
         let finished = Finished {
             took: started.elapsed(),
             code: ended.and_then(|status| status.code()),
             stdout: process.stdout.text(),
             stderr: process.stderr.text(),
         };
-        assert!(ended.is_some(), "runs on and on: {finished:?}");
-        self.assert_no_secret_in("its output", &format!("{finished:?}"));
+        assert!(ended.is_some(), "the program does not exit: {finished:?}");
+        self.assert_no_secret_in("the output", &format!("{finished:?}"));
         finished
     }
 
-    /// The program in its environment.
+    /// A command that runs the program in this environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let words: Vec<_> = self.launcher.iter().map(String::as_str).chain([BINARY]).collect();
         let mut command = Command::new(words[0]);
@@ -216,12 +216,12 @@ impl Sidecar {
 
 fn address_in(log: &str) -> Option<SocketAddr> {
     let (_, rest) = log.split_once("listening on ")?;
-    // A line that is half here has no comma yet.
+    // An incomplete line has no comma yet.
     let (address, _) = rest.split_once(',')?;
     Some(address.parse().expect("an address and a port"))
 }
 
-/// A run that has ended.
+/// The result of a run that has ended.
 #[derive(Debug)]
 pub struct Finished {
     pub code: Option<i32>,
@@ -237,14 +237,14 @@ impl Finished {
         self
     }
 
-    /// On standard error.
+    /// Standard error contains this text.
     #[track_caller]
-    pub fn says(self, fragment: &str) -> Self {
+    pub fn prints_error(self, fragment: &str) -> Self {
         assert!(self.stderr.contains(fragment), "no {fragment:?} in {self:?}");
         self
     }
 
-    /// On standard output.
+    /// Standard output contains this text.
     #[track_caller]
     pub fn prints(self, fragment: &str) -> Self {
         assert!(self.stdout.contains(fragment), "no {fragment:?} in {self:?}");
@@ -258,20 +258,21 @@ impl Finished {
     }
 }
 
-/// A sidecar that serves. When it is dropped it is killed; when the test has failed it says all it
-/// knows, else its log is searched for secrets.
+/// A sidecar that runs. When it is dropped, it is killed. After a failed test, its log and its BMC are printed; otherwise
+/// its log is searched for secrets.
 pub struct Running {
     pub address: SocketAddr,
     process: Process,
     sidecar: Sidecar,
-    /// Secrets as requests brought them.
-    offered: Mutex<Vec<String>>,
+    /// The secrets that requests carried.
+    sent_secrets: Mutex<Vec<String>>,
+    /// The last request and its reply.
     last: Mutex<String>,
 }
 
 impl Running {
     fn new(sidecar: Sidecar, process: Process, address: SocketAddr) -> Self {
-        Running { address, process, sidecar, offered: Mutex::default(), last: Mutex::default() }
+        Running { address, process, sidecar, sent_secrets: Mutex::default(), last: Mutex::default() }
     }
 
     pub fn get(&self, target: &str) -> Request<'_> {
@@ -286,31 +287,31 @@ impl Running {
         Request::new(self, method, target)
     }
 
-    /// Sends these bytes as they stand.
+    /// Sends these bytes unchanged.
     #[track_caller]
     pub fn raw(&self, bytes: &[u8]) -> Reply<'_> {
         self.connect().write(bytes).reply()
     }
 
-    /// Connects and says nothing yet.
+    /// Opens a connection and sends nothing yet.
     #[track_caller]
     pub fn connect(&self) -> Connection<'_> {
         Connection::open(self)
     }
 
-    /// The program once more in the same environment.
+    /// A command that runs the program again in the same environment.
     pub fn command(&self) -> Command {
         self.sidecar.command(&[])
     }
 
-    /// Runs the program once more in the same environment, this one's address included.
+    /// Runs the program again in the same environment and with the address of this sidecar.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
         let again = Sidecar {
             env: self.sidecar.env.clone(),
             launcher: Vec::new(),
             secrets: self.sidecar.secrets.clone(),
-            files: Scratch::new(),
+            files: TempDir::new(),
             bmc: None,
             relay: None,
             fake: None,
@@ -319,24 +320,24 @@ impl Running {
         again.env("LISTEN_ADDR", address).finish(arguments)
     }
 
-    /// Replaces the file that [`Sidecar::file`] gave.
+    /// Replaces the file of [`Sidecar::file`].
     pub fn file(&self, name: &str, contents: &str) {
-        self.remember_secret(contents.trim());
+        self.record_secret(contents.trim());
         self.sidecar.files.file(name, contents);
     }
 
-    /// Swaps what [`Sidecar::mount`] gave, as Kubernetes does.
+    /// Replaces the file of [`Sidecar::mount`], as Kubernetes does.
     pub fn remount(&self, name: &str, contents: &str) {
-        self.remember_secret(contents);
+        self.record_secret(contents);
         self.sidecar.files.mount(name, contents);
     }
 
-    /// Where the file is that [`Sidecar::file`] or [`Sidecar::mount`] gave.
+    /// The path of the file of [`Sidecar::file`] or [`Sidecar::mount`].
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.sidecar.files.path().join(name)
     }
 
-    /// Of the sidecar, or of the launcher that became it.
+    /// The process ID of the sidecar, or of the launcher.
     pub fn pid(&self) -> Pid {
         self.process.id()
     }
@@ -345,14 +346,15 @@ impl Running {
         self.process.stderr.text()
     }
 
+    /// Waits until the log contains this text.
     #[track_caller]
     pub fn logs(&self, fragment: &str) -> &Self {
         eventually(&format!("{fragment:?} in the log"), || self.log().contains(fragment));
         self
     }
 
-    pub fn holdings(&self) -> Holdings {
-        self.process.holdings()
+    pub fn resources(&self) -> Resources {
+        self.process.resources()
     }
 
     pub fn signal(&self, signal: Signal) -> &Self {
@@ -360,83 +362,84 @@ impl Running {
         self
     }
 
-    /// Where a launcher started it and waits for it.
+    /// Signals the sidecar when it is a child of the launcher.
     #[track_caller]
     pub fn signal_launched(&self, signal: Signal) -> &Self {
         self.process.signal_child(signal);
         self
     }
 
-    /// Where a launcher started it: it has no child, and none that ended is left unreaped.
+    /// Waits until the sidecar, a child of the launcher, has no children, not even unreaped ones.
     #[track_caller]
-    pub fn launched_has_no_child(&self) -> &Self {
-        eventually("it has no child", || self.process.child_is_childless());
+    pub fn launched_has_no_children(&self) -> &Self {
+        eventually("the sidecar has no children", || self.process.child_has_no_children());
         self
     }
 
+    /// Exits with this code, within this time.
     #[track_caller]
     pub fn exits(&self, code: i32, within: Duration) -> &Self {
         let ended = self.process.ended(within);
-        let ended = ended.unwrap_or_else(|| panic!("runs on after {within:?}"));
+        let ended = ended.unwrap_or_else(|| panic!("the process still runs after {within:?}"));
         assert_eq!(ended.code(), Some(code), "{ended}");
         self
     }
 
+    /// Waits until the listener is closed.
     #[track_caller]
     pub fn no_longer_listens(&self) -> &Self {
         eventually("connections are refused", || std::net::TcpStream::connect(self.address).is_err());
         self
     }
 
-    /// What the BMC was asked to do since the start, exactly and in this order. Waits for what is
-    /// to come, and until nothing more can come.
+    /// The BMC got exactly these changes since the start, in this order. Waits for them, and then until the BMC is idle.
     #[track_caller]
     pub fn bmc_was_asked<const N: usize>(&self, expected: [&str; N]) -> &Self {
-        let journal = until(PATIENCE, || {
-            let journal = self.bmc().journal();
-            (journal.len() >= N).then_some(journal)
+        let changes = wait_for(TIMEOUT, || {
+            let changes = self.bmc().changes();
+            (changes.len() >= N).then_some(changes)
         });
-        assert_eq!(journal.unwrap_or_else(|| self.bmc().journal()), expected);
-        self.bmc().settle();
-        assert_eq!(self.bmc().journal(), expected, "more came");
+        assert_eq!(changes.unwrap_or_else(|| self.bmc().changes()), expected);
+        self.bmc().wait_until_idle();
+        assert_eq!(self.bmc().changes(), expected, "the BMC got more changes");
         self
     }
 
-    /// Neither asked to act nor for its state.
+    /// The BMC got no call, neither a read nor a change.
     #[track_caller]
-    pub fn bmc_was_left_alone(&self) -> &Self {
-        self.bmc().settle();
+    pub fn bmc_was_never_asked(&self) -> &Self {
+        self.bmc().wait_until_idle();
         assert_eq!(self.bmc().calls(), Vec::<String>::new());
         self
     }
 
-    /// All the BMC was asked, its state included.
+    /// All calls of the BMC so far, reads included. Waits until the BMC is idle.
     #[track_caller]
     pub fn bmc_calls(&self) -> Vec<String> {
-        self.bmc().settle();
+        self.bmc().wait_until_idle();
         self.bmc().calls()
     }
 
-    /// Waits until the BMC is at work on this.
+    /// Waits until the BMC has started this call.
     #[track_caller]
-    pub fn bmc_is_asked(&self, call: &str) -> &Self {
-        eventually(&format!("the BMC is asked {call:?}"), || {
-            self.bmc().calls().iter().any(|asked| asked == call)
+    pub fn wait_for_bmc_call(&self, call: &str) -> &Self {
+        eventually(&format!("the BMC starts {call:?}"), || {
+            self.bmc().calls().iter().any(|started| started == call)
         });
         self
     }
 
-    /// All the BMC was asked to do.
+    /// All changes of the BMC so far. Waits until the BMC is idle.
     #[track_caller]
-    pub fn bmc_journal(&self) -> Vec<String> {
-        self.bmc().settle();
-        self.bmc().journal()
+    pub fn bmc_changes(&self) -> Vec<String> {
+        self.bmc().wait_until_idle();
+        self.bmc().changes()
     }
 
-    /// From now on, for the sidecar of [`Sidecar::over_a_line`].
+    /// Sets what the link does from now on. Needs [`Sidecar::over_relay`].
     #[track_caller]
-    pub fn line_is(&self, line: Line) {
-        self.sidecar.relay.as_ref().expect("a line").set(line);
+    pub fn set_link(&self, link: Link) {
+        self.sidecar.relay.as_ref().expect("a relay").set(link);
     }
 
     #[track_caller]
@@ -444,26 +447,25 @@ impl Running {
         self.sidecar.bmc.as_ref().expect("a simulated BMC")
     }
 
-    /// The runs of the fake so far.
+    /// The runs of the fake `ipmitool` so far.
     #[track_caller]
     pub fn ipmitool_runs(&self) -> Vec<Run> {
         self.sidecar.fake.as_ref().expect("a fake").runs()
     }
 
-    /// The environment of the last run, where the fake's script wrote it to `$0.env`; what its shell adds by
-    /// itself is left out.
+    /// The environment that the fake wrote to `$0.env`, without the variables that the shell adds.
     #[track_caller]
     pub fn ipmitool_environment(&self) -> Vec<String> {
         self.sidecar.fake.as_ref().expect("a fake").environment()
     }
 
-    /// What the fake's script wrote to `$0.notes`, over all its runs.
+    /// The lines that the fake wrote to `$0.notes`, over all of its runs.
     #[track_caller]
     pub fn ipmitool_notes(&self) -> Vec<String> {
         self.sidecar.fake.as_ref().expect("a fake").notes()
     }
 
-    /// Where the fake is.
+    /// The path of the fake.
     #[track_caller]
     pub fn ipmitool_path(&self) -> &Path {
         &self.sidecar.fake.as_ref().expect("a fake").path
@@ -471,20 +473,21 @@ impl Running {
 
     /// Waits until the fake has been started this many times.
     #[track_caller]
-    pub fn ipmitool_is_run(&self, times: usize) -> &Self {
+    pub fn wait_for_ipmitool_runs(&self, times: usize) -> &Self {
         eventually(&format!("{times} runs of ipmitool"), || self.ipmitool_runs().len() >= times);
         self
     }
 
-    /// A key that was offered: even a wrong one may be a right one mistyped. Short ones are words of ours.
-    pub(super) fn remember_secret(&self, offered: &str) {
-        let mut all = self.offered.lock().unwrap();
-        if offered.len() >= 16 && !all.iter().any(|known| known == offered) {
-            all.push(offered.to_owned());
+    /// Records a key that a request carries. Wrong keys count too: a user may have mistyped the right one. Keys under 16
+    /// bytes are ordinary words of these tests.
+    pub(super) fn record_secret(&self, secret: &str) {
+        let mut all = self.sent_secrets.lock().unwrap();
+        if secret.len() >= 16 && !all.iter().any(|known| known == secret) {
+            all.push(secret.to_owned());
         }
     }
 
-    pub(super) fn remember_exchange(&self, sent: &[u8], received: &[u8]) {
+    pub(super) fn record_exchange(&self, sent: &[u8], received: &[u8]) {
         *self.last.lock().unwrap() =
             format!("{}\n{}", String::from_utf8_lossy(sent), String::from_utf8_lossy(received));
     }
@@ -492,7 +495,7 @@ impl Running {
     #[track_caller]
     pub fn assert_no_secret_in(&self, place: &str, text: &str) {
         self.sidecar.assert_no_secret_in(place, text);
-        for secret in self.offered.lock().unwrap().iter() {
+        for secret in self.sent_secrets.lock().unwrap().iter() {
             assert!(!text.contains(secret.as_str()), "{secret:?} in {place}: {text}");
         }
     }
@@ -513,7 +516,7 @@ impl Drop for Running {
         }
         match self.last.lock() {
             Ok(last) => eprintln!("--- the last request and its reply\n{last}"),
-            Err(_) => eprintln!("--- the last request is lost"),
+            Err(_) => eprintln!("--- the last request is not known"),
         }
     }
 }

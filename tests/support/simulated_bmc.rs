@@ -1,5 +1,5 @@
-//! A BMC: `ipmi_sim` on a loopback address of its own, with a server behind it that
-//! keeps a journal of what it was asked.
+//! A simulated BMC: `ipmi_sim` on a loopback address that no other test uses. A script plays the server behind it and
+//! writes each call to a file.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::fake_ipmitool::require;
-use super::patience::{PATIENCE, until};
 use super::process::Process;
-use super::scratch::Scratch;
+use super::temp_dir::TempDir;
+use super::waiting::{TIMEOUT, wait_for};
 
-/// Below the ports the kernel hands out, so that nobody holds it by chance.
+/// Below the ephemeral ports, so that no client socket has it by chance.
 const PORT: u16 = 6230;
 
-/// A presence question as `ipmitool` asks it first (Get Channel Authentication Capabilities).
-const ARE_YOU_THERE: &[u8] =
+/// The first request of `ipmitool`: Get Channel Authentication Capabilities.
+const AUTH_CAPABILITIES_REQUEST: &[u8] =
     b"\x06\x00\xff\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x09\x20\x18\xc8\x81\x00\x38\x8e\x04\xb5";
 
 const BOARD: &str = "\
@@ -25,128 +25,128 @@ sel_enable 0x20 1000 0x0a
 mc_enable 0x20
 ";
 
-/// The BMC a test wants. It speaks cipher suites 0 to 3, and knows `admin`, `oper` and `viewer`.
+/// A simulated BMC before its start. It supports cipher suites 0 to 3 and has the users `admin`, `oper` and `viewer`.
 #[must_use]
 pub struct SimulatedBmc {
     power: u8,
-    mood: Option<Mood>,
+    behaviour: Option<Behaviour>,
 }
 
-/// What the server behind the BMC does when asked.
-enum Mood {
-    Prompt,
+/// What the script that plays the server does when the BMC calls it.
+enum Behaviour {
+    Normal,
     Slow(Duration),
     Refusing,
     NeverConfirming,
 }
 
 impl SimulatedBmc {
-    /// In front of a server that is on.
+    /// The server is on.
     pub fn on() -> Self {
-        SimulatedBmc { power: 1, mood: Some(Mood::Prompt) }
+        SimulatedBmc { power: 1, behaviour: Some(Behaviour::Normal) }
     }
 
-    /// In front of a server that is off.
+    /// The server is off.
     pub fn off() -> Self {
-        SimulatedBmc { power: 0, mood: Some(Mood::Prompt) }
+        SimulatedBmc { power: 0, behaviour: Some(Behaviour::Normal) }
     }
 
-    /// An address where nobody answers.
+    /// A BMC that never replies.
     pub fn dead() -> Self {
-        SimulatedBmc { power: 0, mood: None }
+        SimulatedBmc { power: 0, behaviour: None }
     }
 
-    /// Every question and every change takes this long.
+    /// Every read and every change takes this long.
     pub fn slow(self, delay: Duration) -> Self {
-        self.with(Mood::Slow(delay))
+        self.with(Behaviour::Slow(delay))
     }
 
     /// Every change fails.
     pub fn refusing(self) -> Self {
-        self.with(Mood::Refusing)
+        self.with(Behaviour::Refusing)
     }
 
-    /// Every change is made and never acknowledged.
+    /// Every change is made, but its reply is never sent.
     pub fn never_confirming(self) -> Self {
-        self.with(Mood::NeverConfirming)
+        self.with(Behaviour::NeverConfirming)
     }
 
-    fn with(self, mood: Mood) -> Self {
-        SimulatedBmc { mood: Some(mood), ..self }
+    fn with(self, behaviour: Behaviour) -> Self {
+        SimulatedBmc { behaviour: Some(behaviour), ..self }
     }
 
     #[track_caller]
     pub(super) fn start(self) -> RunningBmc {
-        let scratch = Scratch::new();
-        let address = own_address(PORT);
-        let life = match self.mood {
-            // Held, so that nothing else can ever answer there.
-            None => Life::Dead(UdpSocket::bind(address).expect("a free loopback address")),
-            Some(mood) => Life::Simulator(simulator(&scratch, address, self.power, &mood)),
+        let dir = TempDir::new();
+        let address = unique_address(PORT);
+        let backend = match self.behaviour {
+            // The open socket keeps the port, so that no other program can reply there.
+            None => Backend::Dead(UdpSocket::bind(address).expect("a free loopback address")),
+            Some(behaviour) => Backend::Simulator(simulator(&dir, address, self.power, &behaviour)),
         };
-        let bmc = RunningBmc { address, life, scratch };
+        let bmc = RunningBmc { address, backend, dir };
         bmc.wait_until_ready();
         bmc
     }
 }
 
-/// A BMC in its life, ended with the test.
+/// A simulated BMC that runs. It ends when it is dropped.
 pub struct RunningBmc {
     pub address: SocketAddr,
-    life: Life,
-    scratch: Scratch,
+    backend: Backend,
+    dir: TempDir,
 }
 
-enum Life {
+enum Backend {
     Simulator(Process),
-    Dead(#[expect(dead_code, reason = "held for its port")] UdpSocket),
+    Dead(#[expect(dead_code, reason = "the open socket keeps the port")] UdpSocket),
 }
 
 impl RunningBmc {
-    /// Every call of the server behind it, in order.
+    /// All calls of the script that plays the server, in order.
     pub fn calls(&self) -> Vec<String> {
-        self.scratch.lines("journal")
+        self.dir.lines("calls")
     }
 
-    /// The calls that act, in order.
-    pub fn journal(&self) -> Vec<String> {
+    /// The calls that change something, in order.
+    pub fn changes(&self) -> Vec<String> {
         let mut calls = self.calls();
         calls.retain(|call| call.starts_with("set "));
         calls
     }
 
-    /// Waits until it has dealt with everything sent to it so far. It does one thing at a time, so
-    /// the answer to a question of ours comes after all else has been done.
+    /// Waits until the BMC has processed all requests so far. It processes one request at a time, so the reply to a
+    /// request that is sent now comes after all earlier work.
     #[track_caller]
-    pub fn settle(&self) {
-        self.scratch.file("released", "");
+    pub fn wait_until_idle(&self) {
+        self.dir.file("released", "");
         self.wait_until_ready();
     }
 
     #[track_caller]
     fn wait_until_ready(&self) {
-        let Life::Simulator(process) = &self.life else {
+        let Backend::Simulator(process) = &self.backend else {
             return;
         };
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
         socket.connect(self.address).expect("loopback");
-        let patience = Some(Duration::from_millis(100));
-        socket.set_read_timeout(patience).expect("a time-out");
-        let answered = until(PATIENCE, || {
+        let limit = Some(Duration::from_millis(100));
+        socket.set_read_timeout(limit).expect("a time-out");
+        let reply = wait_for(TIMEOUT, || {
             assert!(process.ended(Duration::ZERO).is_none(), "ipmi_sim has ended: {}", process.stderr.text());
-            // An error is the port that is not open yet.
-            let _ = socket.send(ARE_YOU_THERE);
+            // An error means that the port is not open yet.
+            let _ = socket.send(AUTH_CAPABILITIES_REQUEST);
             socket.recv(&mut [0; 512]).ok()
         });
-        assert!(answered.is_some(), "ipmi_sim does not answer");
+        assert!(reply.is_some(), "ipmi_sim does not reply");
     }
 
-    /// What a person wants to read when a test has failed.
+    /// A description for the output of a failed test.
     pub fn report(&self) -> String {
-        match &self.life {
-            Life::Dead(_) => format!("nobody at {}", self.address),
-            Life::Simulator(process) => format!(
-                "{}, asked {:?}\n{}{}",
+        match &self.backend {
+            Backend::Dead(_) => format!("no BMC at {}", self.address),
+            Backend::Simulator(process) => format!(
+                "{}, calls {:?}\n{}{}",
                 self.address,
                 self.calls(),
                 process.stdout.text(),
@@ -156,22 +156,22 @@ impl RunningBmc {
     }
 }
 
-/// All of 127/8 is this computer: with an address of its own nobody meets another's port.
-pub fn own_address(port: u16) -> SocketAddr {
+/// A loopback address that no other test uses, so that tests can use the same port. All of 127.0.0.0/8 is loopback.
+pub fn unique_address(port: u16) -> SocketAddr {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();
-    assert!(count < 255, "more in one run than addresses");
+    assert!(count < 255, "one test run needs more addresses than there are");
     let last = u8::try_from(count).expect("under 255");
     SocketAddr::from((Ipv4Addr::new(127, high.max(1), low, last), port))
 }
 
 #[track_caller]
-fn simulator(scratch: &Scratch, address: SocketAddr, power: u8, mood: &Mood) -> Process {
-    let directory = scratch.path().display();
-    scratch.file("power", format!("{power}\n"));
-    let server = scratch.script("server", &server_script(mood));
-    let lan = scratch.file(
+fn simulator(dir: &TempDir, address: SocketAddr, power: u8, behaviour: &Behaviour) -> Process {
+    let folder = dir.path().display();
+    dir.file("power", format!("{power}\n"));
+    let server = dir.script("server", &server_script(behaviour));
+    let lan = dir.file(
         "lan.conf",
         format!(
             r#"name "bmc"
@@ -185,7 +185,7 @@ set_working_mc 0x20
     allowed_auths_admin none md2 md5 straight
     guid a123456789abcdefa123456789abcdef
   endlan
-  chassis_control "{server} {directory}"
+  chassis_control "{server} {folder}"
   user 1 true  ""       "test"   user     10 none md2 md5 straight
   user 2 true  "admin"  "s3cret" admin    10 none md2 md5 straight
   user 3 true  "oper"   "operpw" operator 10 none md2 md5 straight
@@ -196,7 +196,7 @@ set_working_mc 0x20
             server = server.display(),
         ),
     );
-    let board = scratch.file("bmc.emu", BOARD);
+    let board = dir.file("bmc.emu", BOARD);
     Process::spawn(
         Command::new(require("ipmi_sim"))
             .arg("-n")
@@ -205,25 +205,25 @@ set_working_mc 0x20
             .arg("-f")
             .arg(board)
             .arg("-s")
-            .arg(scratch.path()),
+            .arg(dir.path()),
     )
 }
 
-/// Called as `server DIRECTORY get power` or `server DIRECTORY set WHAT VALUE`.
-fn server_script(mood: &Mood) -> String {
-    let (before, after) = match mood {
-        Mood::Prompt => (String::new(), ""),
-        Mood::Slow(delay) => (format!("sleep {}", delay.as_secs_f64()), ""),
-        Mood::Refusing => (r#"[ "$1" = get ] || exit 1"#.to_owned(), ""),
-        // Not for ever: a test that is killed leaves nobody to end it.
-        Mood::NeverConfirming => {
+/// The BMC calls this as `server FOLDER get power` or `server FOLDER set NAME VALUE`.
+fn server_script(behaviour: &Behaviour) -> String {
+    let (before, after) = match behaviour {
+        Behaviour::Normal => (String::new(), ""),
+        Behaviour::Slow(delay) => (format!("sleep {}", delay.as_secs_f64()), ""),
+        Behaviour::Refusing => (r#"[ "$1" = get ] || exit 1"#.to_owned(), ""),
+        // At most 30 s: when a test is killed, nothing else ends this script.
+        Behaviour::NeverConfirming => {
             (String::new(), r#"for _ in $(seq 300); do [ -e "$dir/released" ] && exit; sleep 0.1; done"#)
         }
     };
     format!(
         r#"#!/bin/sh
 dir=$1; shift
-echo "$*" >>"$dir/journal"
+echo "$*" >>"$dir/calls"
 {before}
 case "$*" in
 "get power") echo "power:$(cat "$dir/power")"; exit ;;

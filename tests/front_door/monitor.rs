@@ -38,7 +38,7 @@ pub fn sidecar() -> Sidecar {
 }
 
 /// An observer, who is also the honest caller.
-pub struct Watch<'a> {
+pub struct Monitor<'a> {
     sidecar: &'a Running,
     /// A program that reads files of `/proc` as the sidecar's own user.
     reader: &'a [&'a str],
@@ -50,10 +50,10 @@ pub struct Watch<'a> {
     looks: usize,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Monitor<'a> {
     #[track_caller]
     pub fn over(sidecar: &'a Running, reader: &'a [&'a str]) -> Self {
-        let mut watch = Watch {
+        let mut watch = Monitor {
             sidecar,
             reader,
             descriptors: 0,
@@ -64,7 +64,7 @@ impl<'a> Watch<'a> {
             looks: 0,
         };
         watch.look(200);
-        watch.descriptors = sidecar.holdings().descriptors;
+        watch.descriptors = sidecar.resources().descriptors;
         watch
     }
 
@@ -103,7 +103,7 @@ impl<'a> Watch<'a> {
         self.sidecar.post("/power/on").key(KEY).expect(200, switched);
         assert_eq!(self.runs(|arguments| arguments.ends_with("power on")), 1);
         eventually("it has closed what it had open", || {
-            self.sidecar.holdings().descriptors <= self.descriptors
+            self.sidecar.resources().descriptors <= self.descriptors
         });
         self.report(name, connections, unasked);
     }
@@ -163,7 +163,7 @@ impl<'a> Watch<'a> {
 /// Carries out an attack that returns the number of its connections, and looks on.
 #[track_caller]
 pub fn under_attack(name: &str, sidecar: &Running, attack: impl FnOnce() -> usize) {
-    let mut watch = Watch::over(sidecar, &[]);
+    let mut watch = Monitor::over(sidecar, &[]);
     let is_over = AtomicBool::new(false);
     let connections = thread::scope(|scope| {
         let watching = scope.spawn(|| {

@@ -27,21 +27,21 @@ const STUCK: Duration = Duration::from_secs(5);
 const SEND_BUFFER: usize = 16 * 1024;
 
 /// Strangers who all behave alike, each with one connection, and with a new one a turn after it was closed.
-pub struct Crowd {
+pub struct ManyClients {
     address: SocketAddr,
     opening: Vec<u8>,
     drip: Vec<u8>,
-    attackers: Vec<Attacker>,
+    attackers: Vec<Client>,
     pub connections: usize,
 }
 
 #[derive(Default)]
-struct Attacker {
+struct Client {
     socket: Option<OwnedFd>,
     has_opened: bool,
 }
 
-impl Crowd {
+impl ManyClients {
     /// Each connects and sends `opening`, then `drip` once a second, and never reads.
     pub fn new(
         size: usize,
@@ -50,8 +50,8 @@ impl Crowd {
         drip: impl Into<Vec<u8>>,
     ) -> Self {
         allow_descriptors();
-        let attackers = (0..size).map(|_| Attacker::default()).collect();
-        Crowd { address, opening: opening.into(), drip: drip.into(), attackers, connections: 0 }
+        let attackers = (0..size).map(|_| Client::default()).collect();
+        ManyClients { address, opening: opening.into(), drip: drip.into(), attackers, connections: 0 }
     }
 
     /// All come at once, and keep at it for so long.
@@ -99,7 +99,7 @@ impl Crowd {
     }
 }
 
-impl Attacker {
+impl Client {
     /// What does not go out now goes out next time: a connection may need a moment to be made.
     fn open(&mut self, opening: &[u8]) {
         let Some(socket) = &self.socket else { return };
@@ -132,7 +132,7 @@ pub fn flood(address: SocketAddr, connections: usize, held: usize) -> usize {
 
 /// Sends `opening` and then `chunk` again and again, without reading, until `limit` bytes or the end. Returns how
 /// many bytes were taken.
-pub fn pour(address: SocketAddr, opening: &[u8], chunk: &[u8], limit: usize) -> usize {
+pub fn send_endlessly(address: SocketAddr, opening: &[u8], chunk: &[u8], limit: usize) -> usize {
     let mut stream = TcpStream::connect(address).expect("a listener");
     stream.set_write_timeout(Some(STUCK)).expect("a time-out");
     // Or our own kernel would take megabytes before the first one goes out.
@@ -152,7 +152,7 @@ pub fn pour(address: SocketAddr, opening: &[u8], chunk: &[u8], limit: usize) -> 
 }
 
 /// Sends a request and resets the connection at once.
-pub fn hit_and_run(address: SocketAddr, request: &[u8]) {
+pub fn send_and_reset(address: SocketAddr, request: &[u8]) {
     let mut stream = TcpStream::connect(address).expect("a listener");
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket option");
     let _ = stream.write_all(request);

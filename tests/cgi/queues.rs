@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use crate::program::{Begun, Cgi, cgi};
-use crate::support::{KEY, Running, Scratch, Sidecar, eventually, is_gone, until};
+use crate::program::{Cgi, RunningCgi, cgi};
+use crate::support::{KEY, Running, Sidecar, TempDir, eventually, has_ended, wait_for};
 
 const HEALTHY: Duration = Duration::from_secs(2);
 
@@ -15,13 +15,13 @@ const HEALTHY: Duration = Duration::from_secs(2);
 const DONE: &str = r#"echo 'Chassis Power is on'
 for what in Up/On Soft Down/Off Cycle Reset; do echo "Chassis Power Control: $what"; done"#;
 
-fn asked<'a>(sidecar: &'a Running, state: &Scratch, method: &str, path: &str) -> Cgi<'a> {
+fn asked<'a>(sidecar: &'a Running, state: &TempDir, method: &str, path: &str) -> Cgi<'a> {
     cgi(sidecar, method, path).key(KEY).variable("STATE_DIR", state.path())
 }
 
 /// Waits until this process stands in the queue for a lock, by what the kernel says of it (`proc_locks(5)`).
 #[track_caller]
-fn stands_in_line(begun: &Begun<'_>) {
+fn wait_until_queued(begun: &RunningCgi<'_>) {
     let pid = begun.pid().to_string();
     eventually("it waits for its lane", || {
         let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
@@ -39,7 +39,7 @@ fn a_lane_runs_one_ipmitool_at_a_time() {
 echo "$lane starts" >>"$0.notes"; sleep 0.1; echo "$lane ends" >>"$0.notes"
 {DONE}"#
     );
-    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), Scratch::new());
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
     let begun: Vec<_> = (0..20)
         .map(|number| match number % 2 {
             0 => asked(&sidecar, &state, "GET", "/power/status"),
@@ -64,7 +64,7 @@ echo "$lane starts" >>"$0.notes"; sleep 0.1; echo "$lane ends" >>"$0.notes"
 #[test]
 fn changes_keep_the_order_in_which_they_arrived() {
     // The first waits for the last to arrive.
-    let state = Scratch::new();
+    let state = TempDir::new();
     let body = format!("until [ -e '{}/go' ]; do sleep 0.02; done; {DONE}", state.path().display());
     let sidecar = Sidecar::with_fake_ipmitool(&body).env("POWER_COOLDOWN", "0").start();
     let paths = ["/power/on", "/power/cycle", "/power/reset", "/power/off", "/power/force-off", "/power/on"];
@@ -72,8 +72,8 @@ fn changes_keep_the_order_in_which_they_arrived() {
     for path in paths {
         begun.push(asked(&sidecar, &state, "POST", path).begin());
         match &begun[..] {
-            [_] => drop(sidecar.ipmitool_is_run(1)),
-            [.., last] => stands_in_line(last),
+            [_] => drop(sidecar.wait_for_ipmitool_runs(1)),
+            [.., last] => wait_until_queued(last),
             [] => {}
         }
     }
@@ -92,18 +92,18 @@ fn changes_keep_the_order_in_which_they_arrived() {
 #[test]
 fn a_lane_is_taken_as_long_as_its_ipmitool_lives() {
     let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 3; fi; {DONE}"#);
-    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), Scratch::new());
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
     let first = asked(&sidecar, &state, "POST", "/power/on").begin();
-    sidecar.ipmitool_is_run(1);
+    sidecar.wait_for_ipmitool_runs(1);
     let ipmitool = sidecar.ipmitool_runs()[0].pid;
     first.kill();
 
     let second = asked(&sidecar, &state, "POST", "/power/reset").begin();
-    stands_in_line(&second);
-    assert!(!is_gone(ipmitool) && sidecar.ipmitool_runs().len() == 1, "the second waits for the first");
-    let overlapped = until(Duration::from_secs(10), || match sidecar.ipmitool_runs().len() {
+    wait_until_queued(&second);
+    assert!(!has_ended(ipmitool) && sidecar.ipmitool_runs().len() == 1, "the second waits for the first");
+    let overlapped = wait_for(Duration::from_secs(10), || match sidecar.ipmitool_runs().len() {
         1 => None,
-        _ => Some(!is_gone(ipmitool)),
+        _ => Some(!has_ended(ipmitool)),
     });
     assert_eq!(overlapped, Some(false));
     assert_eq!(second.reply().status, 200);
@@ -112,7 +112,7 @@ fn a_lane_is_taken_as_long_as_its_ipmitool_lives() {
 #[test]
 fn a_lane_is_free_once_its_ipmitool_was_stopped() {
     let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 60; fi; {DONE}"#);
-    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), Scratch::new());
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
     let first = asked(&sidecar, &state, "GET", "/power/status").variable("REQUEST_TIMEOUT", "7").run();
     first.expect_failure(504, "bmc_timeout");
     assert_eq!(asked(&sidecar, &state, "GET", "/power/status").run().status, 200);
@@ -120,7 +120,7 @@ fn a_lane_is_free_once_its_ipmitool_was_stopped() {
 
 #[test]
 fn who_finds_its_lane_taken_until_it_is_too_late_is_told_so() {
-    let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), Scratch::new());
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), TempDir::new());
     let asked = |method, path| asked(&sidecar, &state, method, path).variable("REQUEST_TIMEOUT", "7");
     let locks = ["changes.lock", "reads.lock"].map(|name| {
         let lock = File::create(state.path().join(name)).expect("a file");
@@ -145,8 +145,8 @@ fn who_finds_its_lane_taken_until_it_is_too_late_is_told_so() {
 
 #[test]
 fn a_stranger_does_not_touch_the_lanes() {
-    let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), Scratch::new());
-    let stranger = asked(&sidecar, &state, "POST", "/power/on").key("wr0ng-key-of-a-stranger");
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), TempDir::new());
+    let stranger = asked(&sidecar, &state, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4");
     stranger.expect_failure(401, "unauthorized");
     assert_eq!(fs::read_dir(state.path()).expect("a folder").count(), 0);
 }

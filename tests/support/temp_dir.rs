@@ -1,4 +1,4 @@
-//! A directory that goes when its owner goes.
+//! A temporary directory, removed when it is dropped.
 
 use std::fs;
 use std::io::Write;
@@ -7,32 +7,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub struct Scratch(PathBuf);
+pub struct TempDir(PathBuf);
 
-impl Scratch {
+impl TempDir {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ipmi-sidecar-test-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        // Left by an earlier process of the same number that was killed.
+        // An earlier process with the same ID may have left it when it was killed.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Scratch(path)
+        TempDir(path)
     }
 
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Writes a file and gives its path.
+    /// Writes a file and returns its path.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, contents).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
     }
 
-    /// Gives a file as Kubernetes mounts a Secret: through a link to a folder, which is swapped by a rename.
+    /// Writes a file as Kubernetes mounts a Secret: the file is a link into a folder, and a rename swaps the folder.
     pub fn mount(&self, name: &str, contents: &str) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let version = format!("..{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -40,7 +40,7 @@ impl Scratch {
         fs::create_dir(&folder).expect("a folder");
         fs::write(folder.join(name), contents).expect("a file");
         symlink(version, &next).expect("a link");
-        fs::rename(next, self.0.join("..data")).expect("a swap");
+        fs::rename(next, self.0.join("..data")).expect("a rename");
         let path = self.0.join(name);
         if path.symlink_metadata().is_err() {
             symlink(format!("..data/{name}"), &path).expect("a link");
@@ -48,10 +48,10 @@ impl Scratch {
         path
     }
 
-    /// Writes a shell script that can be run at once.
+    /// Writes an executable shell script.
     ///
-    /// Another process does the writing: a test that forks in this moment would inherit our
-    /// descriptor, and a file that is open for writing cannot be run (`ETXTBSY`).
+    /// Another process writes the file. If this process wrote it, a test that forks at this moment would inherit the
+    /// open descriptor, and the kernel refuses to execute a file that is open for writing (`ETXTBSY`).
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         let mut install = Command::new("install")
@@ -67,14 +67,14 @@ impl Scratch {
         path
     }
 
-    /// The lines of a file that may not be there yet.
+    /// The lines of a file. A missing file has no lines.
     pub fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.0.join(name)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::program::cgi;
-use crate::support::{KEY, Running, Scratch, Sidecar, SimulatedBmc, eventually};
-use crate::web_server::{Served, WebServer, give_to_nobody};
+use crate::support::{KEY, Running, Sidecar, SimulatedBmc, TempDir, eventually};
+use crate::web_server::{Served, WebServer, give_to_web_server};
 
 struct Ask {
     method: &'static str,
@@ -57,9 +57,9 @@ fn table() -> Vec<Ask> {
         authorization(&bearer),
         authorization(&bearer.to_uppercase().replace(&KEY.to_uppercase(), KEY)),
         refused(401, &[]),
-        refused(401, &[("X-API-Key", "wr0ng-key-of-a-stranger")]),
+        refused(401, &[("X-API-Key", "wr0ng-key-5f2c81d07ae4")]),
         refused(401, &[("X-API-Key", "")]),
-        refused(401, &[("Authorization", "Bearer wr0ng-key-of-a-stranger")]),
+        refused(401, &[("Authorization", "Bearer wr0ng-key-5f2c81d07ae4")]),
         refused(401, &[("Authorization", "Basic !!!")]),
         refused(401, &[("X-API-Key", KEY), ("Authorization", &bearer)]),
         refused(403, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "cross-site")]),
@@ -89,14 +89,14 @@ fn table() -> Vec<Ask> {
     ]
 }
 
-enum Face {
+enum FrontEnd {
     Resident(Running),
     /// Called with variables, beside a resident one that is not asked.
     Program(Running),
     Through(Served),
 }
 
-impl Face {
+impl FrontEnd {
     const fn running(&self) -> &Running {
         match self {
             Self::Resident(running) | Self::Program(running) | Self::Through(Served { running, .. }) => {
@@ -127,14 +127,14 @@ fn by_variables(running: &Running, ask: &Ask) -> (u16, Map<String, Value>) {
 
 /// A table of its own for each, since the BMC remembers.
 #[track_caller]
-fn answers_as_the_resident_one(face: impl FnOnce(Sidecar) -> Face) {
-    let states = [Scratch::new(), Scratch::new()];
+fn answers_as_the_resident_one(face: impl FnOnce(Sidecar) -> FrontEnd) {
+    let states = [TempDir::new(), TempDir::new()];
     let [resident, other] = states.each_ref().map(|state| {
-        give_to_nobody(state.path());
-        let sidecar = Sidecar::beside(SimulatedBmc::off()).env("STATE_DIR", state.path());
+        give_to_web_server(state.path());
+        let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).env("STATE_DIR", state.path());
         sidecar.env("POWER_COOLDOWN", "0") // the table restarts the server as it likes
     });
-    let (resident, other) = (Face::Resident(resident.start()), face(other));
+    let (resident, other) = (FrontEnd::Resident(resident.start()), face(other));
     for ask in table() {
         let Ask { method, target, headers, .. } = &ask;
         let expected = resident.reply(&ask);
@@ -151,20 +151,20 @@ fn answers_as_the_resident_one(face: impl FnOnce(Sidecar) -> Face) {
 
 #[test]
 fn the_program_called_with_variables_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| Face::Program(sidecar.start()));
+    answers_as_the_resident_one(|sidecar| FrontEnd::Program(sidecar.start()));
 }
 
 #[test]
 fn through_lighttpd_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| Face::Through(WebServer::Lighttpd.serve(sidecar)));
+    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Lighttpd.serve(sidecar)));
 }
 
 #[test]
 fn through_apache_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| Face::Through(WebServer::Apache.serve(sidecar)));
+    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Apache.serve(sidecar)));
 }
 
 #[test]
 fn through_nginx_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| Face::Through(WebServer::Nginx.serve(sidecar)));
+    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Nginx.serve(sidecar)));
 }
