@@ -71,7 +71,8 @@ fn a_limited_key_can_be_rotated() {
     sidecar.get("/power/status").key(ALERTS_KEY).expect_failure(401, "unauthorized");
 }
 
-/// A rotation can make two keys equal while the program runs. Then the key that allows fewer commands decides.
+/// A rotation can make two keys equal while the program runs. Then the key that allows fewer commands
+/// decides.
 #[test]
 fn a_key_that_becomes_equal_to_another_allows_no_more() {
     let sidecar = with_keys().mount("API_KEY_STATUS", STATUS_KEY).start();

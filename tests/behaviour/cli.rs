@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::{Sidecar, SimulatedBmc};
 
-/// A probe has a second; the check gives up after 900 ms, and a process takes a moment to start.
+/// A probe has one second. The check gives up after 900 ms, and the process needs time to start.
 const PROBE: Duration = Duration::from_millis(1_200);
 
 /// Variables that the help must list.

@@ -176,7 +176,8 @@ fn an_alert_causes_one_change_in_any_grouping() {
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
 
-/// Two Prometheus servers may report the same alert with different start times. Alertmanager uses the earlier one.
+/// Two Prometheus servers may report the same alert with different start times. Alertmanager uses the earlier
+/// one.
 #[test]
 fn an_alert_with_an_earlier_start_is_still_the_same_alert() {
     let sidecar = without_cooldown(DONE).start();
@@ -349,7 +350,8 @@ fn an_alert_that_ran_during_a_crash_has_an_unknown_outcome() {
     let reply = notify(&sidecar, &[alert("firing", "one")]);
     assert_eq!((reply.status, reply.code()), (200, "outcome_unknown"));
     sidecar.logs("outcome_unknown");
-    notify(&sidecar, &[alert("firing", "one")]).expect(200, skipped("repeat")); // the outcome is reported once
+    // The outcome is reported once.
+    notify(&sidecar, &[alert("firing", "one")]).expect(200, skipped("repeat"));
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
@@ -446,9 +448,9 @@ fn a_client_that_leaves_does_not_cancel_the_same_delivery_of_another_client() {
     let sidecar = Sidecar::with_bmc(slow).env("RUST_LOG", "debug").start();
     let running = sidecar.post("/power/on").key(KEY).begin();
     sidecar.wait_for_bmc_call("set power 1");
-    let [gone, stays] = [(); 2].map(|()| sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").begin());
+    let [left, stays] = [(); 2].map(|()| sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").begin());
     sidecar.logs("waits for the same delivery");
-    gone.reset();
+    left.reset();
     assert_eq!(running.reply().status, 200);
     stays.reply().expect(200, cycled());
     sidecar.bmc_was_asked(["set power 1", "set power 0", "set power 1"]);

@@ -145,7 +145,8 @@ fn an_ipmitool_that_was_removed_after_the_start_is_reported() {
     sidecar.get("/power/status").key(KEY).expect_failure(500, "ipmitool_missing").error_contains("IPMITOOL");
 }
 
-/// A start script with `trap '' CHLD` makes the program inherit an ignored SIGCHLD. The kernel then drops exit codes.
+/// A start script with `trap '' CHLD` makes the program inherit an ignored SIGCHLD. The kernel then drops
+/// exit codes.
 #[test]
 fn the_exit_code_of_ipmitool_is_known_when_the_parent_ignores_sigchld() {
     let sidecar = Sidecar::with_fake_ipmitool("echo boom >&2; exit 3")
@@ -167,7 +168,8 @@ fn only_the_success_line_is_success() {
     }
 }
 
-/// `ipmitool` prints the success line first. A SIGINT or a lost Close Session can change its exit code afterwards.
+/// `ipmitool` prints the success line first. A SIGINT or a lost Close Session can change its exit code
+/// afterwards.
 #[test]
 fn the_success_line_decides_and_not_the_exit_code() {
     let body = "echo 'Chassis Power Control: Up/On'; echo 'Close Session command failed' >&2; exit 1";
@@ -197,10 +199,10 @@ fn a_change_that_is_killed_after_the_login_has_an_unknown_outcome() {
         let body = format!("echo '{line}' >&2; exec sleep 600");
         Sidecar::with_fake_ipmitool(&body).env("REQUEST_TIMEOUT", "7").start()
     });
-    let asked = sidecars.each_ref().map(|sidecar| {
+    let connections = sidecars.each_ref().map(|sidecar| {
         (sidecar.post("/power/on").key(KEY).begin(), sidecar.get("/power/status").key(KEY).begin())
     });
-    for (change, status) in asked {
+    for (change, status) in connections {
         change.reply().expect_failure(504, "outcome_unknown");
         status.reply().expect_failure(504, "bmc_timeout");
     }

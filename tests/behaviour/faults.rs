@@ -1,5 +1,5 @@
-//! The fault table. Each row is a fault of the BMC, the network link or `ipmitool`, with the replies to a status and to a
-//! change. After each fault, everything must work again.
+//! The fault table. Each row is a fault of the BMC, the network link or `ipmitool`, with the replies to a
+//! status and to a change. After each fault, everything must work again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -55,7 +55,8 @@ const BEFORE_HANGUP: f64 = 10.0;
 /// In milliseconds. A reply may be this much later than `REQUEST_TIMEOUT`, by the clock of the sidecar.
 const GRACE: u64 = 500;
 
-/// For faults that take 4 to 6 s. They get a longer `REQUEST_TIMEOUT`, since a busy machine could exceed the default.
+/// For faults that take 4 to 6 s. They get a longer `REQUEST_TIMEOUT`, since a busy machine could exceed the
+/// default.
 const SLOW: f64 = 18.5;
 
 /// For faults that take about 0.1 s. A busy machine may need seconds.
@@ -144,7 +145,8 @@ const ROWS: &[Row] = &[
 /// `cargo test faults -- --nocapture` prints the table.
 #[test]
 fn every_fault_is_reported_in_time_and_has_no_later_effect() {
-    // Slow rows mostly wait, so they all run at once. Quick rows share three threads, since two cores could not run all.
+    // Slow rows mostly wait, so they all run at once. Quick rows share three threads, since two cores could
+    // not run all.
     let (quick, slow): (Vec<_>, Vec<_>) = ROWS.iter().partition(|row| row.within <= QUICK);
     let threads = slow.chunks(1).chain(quick.chunks(quick.len().div_ceil(3)));
     let seen = Mutex::new(BTreeMap::new());
@@ -267,7 +269,8 @@ impl Expected {
 }
 
 impl Cause {
-    /// Starts a sidecar that can have this fault. Only slow BMCs and wrong logins have their fault from the start.
+    /// Starts a sidecar that can have this fault. Only slow BMCs and wrong logins have their fault from the
+    /// start.
     fn start_sidecar(&self, request_timeout: u64) -> Running {
         let bmc = match self {
             Slow(delay) => SimulatedBmc::off().slow(*delay),
@@ -332,8 +335,8 @@ fn set_mode(sidecar: &Running, mode: u32) {
     fs::set_permissions(sidecar.ipmitool_path(), Permissions::from_mode(mode)).unwrap();
 }
 
-/// The process limit does not apply to root. When the tests run as root, this script becomes a user without other
-/// processes. It opens the program first, since that user cannot read the build directory.
+/// The process limit does not apply to root. When the tests run as root, this script becomes a user without
+/// other processes. It opens the program first, since that user cannot read the build directory.
 const AS_ANOTHER_USER: &str = r#"
 exec 3<"$0"
 [ "$(id -u)" != 0 ] || set -- setpriv --reuid 60623 --regid 60623 --clear-groups

@@ -191,8 +191,8 @@ fn a_client_that_expects_100_continue_gets_it() {
             "POST /power/on HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
         )
     };
-    let asked = sidecar.connect().write(head(KEY).as_bytes());
-    assert_eq!(asked.expect_continue().write(b"body").reply().status, 200);
+    let connection = sidecar.connect().write(head(KEY).as_bytes());
+    assert_eq!(connection.expect_continue().write(b"body").reply().status, 200);
     let unauthenticated = sidecar.connect().write(head("wrong").as_bytes());
     unauthenticated.reply().expect_failure(401, "unauthorized");
 }
@@ -202,8 +202,8 @@ fn a_queued_change_is_cancelled_when_its_client_leaves() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
     let first = sidecar.post("/power/on").key(KEY).begin();
     sidecar.wait_for_bmc_call("set power 1");
-    let gone = sidecar.post("/power/force-off").key(KEY).begin();
-    drop(gone);
+    let left = sidecar.post("/power/force-off").key(KEY).begin();
+    drop(left);
     let last = sidecar.post("/power/reset").key(KEY).begin();
     assert_eq!(first.reply().status, 200);
     assert_eq!(last.reply().status, 200);
@@ -229,7 +229,7 @@ fn changes_are_made_in_the_order_of_arrival() {
     let first = sidecar.post("/power/on").key(KEY).begin();
     sidecar.wait_for_bmc_call("set power 1");
     let second = sidecar.post("/power/force-off").key(KEY).begin();
-    sidecar.get("/health").expect(200, healthy()); // one thread reads all requests, so the earlier ones have been read
+    sidecar.get("/health").expect(200, healthy()); // one thread reads: the earlier requests have been read
     let third = sidecar.post("/power/reset").key(KEY).begin();
     for connection in [first, second, third] {
         assert_eq!(connection.reply().status, 200);

@@ -96,8 +96,8 @@ fn bytes_from_a_client_are_escaped_in_the_log() {
     assert!(log.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{log:?}");
 }
 
-/// The harness searches the log and the replies of every sidecar for secrets. This one logs at the level trace and gets
-/// keys in every way.
+/// The harness searches the log and the replies of every sidecar for secrets. This one logs at the level
+/// trace and gets keys in every way.
 #[test]
 fn trace_contains_no_secret() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).env("RUST_LOG", "trace").start();
@@ -165,7 +165,8 @@ fn a_log_socket_that_is_not_read_delays_nothing() {
     still_works(&with_debug_log().start_logging_to(OwnedFd::from(writer)));
 }
 
-/// `podman run --tty` can cause this, and so can Ctrl-S. A terminal with room for one byte does not take a whole line.
+/// `podman run --tty` can cause this, and so can Ctrl-S. A terminal with room for one byte does not take a
+/// whole line.
 #[test]
 fn a_log_on_a_stopped_terminal_delays_nothing() {
     let (_reader, writer) = io::pipe().expect("a pipe");

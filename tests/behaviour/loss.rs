@@ -8,7 +8,8 @@ use crate::support::{KEY, Link, Loss, Running, Sidecar, SimulatedBmc};
 /// `REQUEST_TIMEOUT`, and a margin for a busy machine.
 const IN_TIME: Duration = Duration::from_millis(9_500);
 
-/// Each route and its call of the BMC. No two neighbours are equal, so the calls show a change that is late or doubled.
+/// Each route and its call of the BMC. No two neighbours are equal, so the calls show a change that is late
+/// or doubled.
 const CHANGES: [(&str, &str); 4] = [
     ("/power/on", "set power 1"),
     ("/power/reset", "set reset 1"),

@@ -1,4 +1,5 @@
-//! The program's behaviour, tested from outside with the real binary, the real `ipmitool` and a simulated BMC.
+//! The program's behaviour, tested from outside with the real binary, the real `ipmitool` and a simulated
+//! BMC.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 

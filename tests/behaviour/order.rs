@@ -64,7 +64,8 @@ fn many_reads_delay_no_change() {
     }
 }
 
-/// A change that is killed while it runs has an unknown outcome. So a change starts only when enough time remains.
+/// A change that is killed while it runs has an unknown outcome. So a change starts only when enough time
+/// remains.
 #[test]
 fn a_change_that_cannot_start_in_time_is_never_sent() {
     let bmc = SimulatedBmc::off().slow(Duration::from_secs(3));
@@ -103,8 +104,8 @@ fn thirty_two_simultaneous_reads_share_at_most_two_runs() {
     assert!((1..=2).contains(&runs), "{runs} runs");
 }
 
-/// Otherwise the first read would run alone, and the second would wait for its end. A busy machine may need several
-/// attempts.
+/// Otherwise the first read would run alone, and the second would wait for its end. A busy machine may need
+/// several attempts.
 #[test]
 fn two_clients_that_shared_a_read_share_their_next_reads_too() {
     const DELAY: Duration = Duration::from_millis(2);
@@ -170,13 +171,13 @@ fn a_running_change_is_finished_when_its_client_leaves() {
     for crashes in [false, true] {
         let bmc = SimulatedBmc::off().slow(Duration::from_secs(1));
         let sidecar = Sidecar::with_bmc(bmc).start();
-        let gone = sidecar.post("/power/on").key(KEY).begin();
+        let left = sidecar.post("/power/on").key(KEY).begin();
         sidecar.wait_for_bmc_call("set power 1");
         let next = sidecar.post("/power/reset").key(KEY).begin();
         if crashes {
-            gone.reset();
+            left.reset();
         } else {
-            drop(gone);
+            drop(left);
         }
         sidecar.logs("Chassis Power Control: Up/On");
         assert_eq!(next.reply().status, 200);
@@ -204,8 +205,8 @@ fn a_shared_read_runs_for_one_remaining_client_and_not_for_none() {
     let not_run = "power status (API_KEY from";
     let first = ask();
     sidecar.wait_for_ipmitool_runs(1);
-    let [gone, crashed, last] = array::from_fn(|_| ask());
-    drop(gone);
+    let [left, crashed, last] = array::from_fn(|_| ask());
+    drop(left);
     crashed.reset();
     first.reply().expect(200, is_on());
     last.reply().expect(200, is_on());
@@ -213,8 +214,8 @@ fn a_shared_read_runs_for_one_remaining_client_and_not_for_none() {
 
     let first = ask();
     sidecar.wait_for_ipmitool_runs(3);
-    let [gone, crashed] = array::from_fn(|_| ask());
-    drop(gone);
+    let [left, crashed] = array::from_fn(|_| ask());
+    drop(left);
     crashed.reset();
     eventually("the read is cancelled", || {
         sidecar.log().lines().any(|line| line.contains(not_run) && line.contains("not run"))

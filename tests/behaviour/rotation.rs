@@ -24,7 +24,8 @@ struct Sent {
     status: u16,
 }
 
-/// Only the present key is accepted. During the second before the file is read again, the old key may still be.
+/// Only the present key is accepted. During the second before the file is read again, the old key may still
+/// be.
 #[test]
 fn a_replaced_key_is_accepted_within_a_second_under_load_without_a_wrong_reply() {
     let keys: Vec<_> = (0..4).map(|index| format!("k3y-{index}-7c1d0e9f2b3a48569d0c")).collect();
@@ -63,8 +64,8 @@ fn a_replaced_key_is_accepted_within_a_second_under_load_without_a_wrong_reply()
     let mut settled = [0, 0];
     for Sent { key, begun, ended, status } in requests {
         assert!([200, 401].contains(&status), "{status}");
-        // The last replacement before this request. The expected status is certain only if the request is more than a second
-        // after it and before the next one.
+        // The last replacement before this request. The expected status is certain only if the request is
+        // more than a second after it and before the next one.
         let last = changes.iter().rposition(|(_, after)| *after <= begun).unwrap_or(0);
         let is_settled = last == 0 || changes[last].1 + REREAD <= begun;
         if is_settled && changes.get(last + 1).is_none_or(|(before, _)| ended <= *before) {

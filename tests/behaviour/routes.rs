@@ -278,7 +278,8 @@ fn a_change_needs_exactly_one_valid_key() {
     sidecar.bmc_was_never_asked();
 }
 
-/// A browser that gets a Basic challenge asks for the password. Later it adds the password to requests of other pages.
+/// A browser that gets a Basic challenge asks for the password. Later it adds the password to requests of
+/// other pages.
 #[test]
 fn the_challenge_names_only_bearer() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::dead()).start();

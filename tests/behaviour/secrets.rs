@@ -35,7 +35,8 @@ const FAULTS: &[&str] = &[
     "",
 ];
 
-/// Shell code that records its environment, the command lines of all processes, and the open files of its parent.
+/// Shell code that records its environment, the command lines of all processes, and the open files of its
+/// parent.
 const RECORD: &str = r#"
 env >>"$0.env"
 cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' >>"$0.notes"
@@ -110,7 +111,8 @@ fn send_all_requests_with(fault: &str) {
     let expected = [format!("IPMITOOL_PASSWORD={PASSWORD}"), "LC_ALL=C".to_owned()];
     assert_eq!(environment, expected.into(), "{fault}");
 
-    // The sidecar opens no file. All of its open files are inherited, or they are sockets, pipes and the like.
+    // The sidecar opens no file. All of its open files are inherited, or they are sockets, pipes and the
+    // like.
     let inherited: Vec<_> = fs::read_dir("/proc/self/fd")
         .expect("/proc")
         .filter_map(|entry| Some(format!("open {}", fs::read_link(entry.ok()?.path()).ok()?.display())))

@@ -1,4 +1,5 @@
-//! Configuration errors: the program reports all of them at once, in one line each, and exits with 78 (`EX_CONFIG`).
+//! Configuration errors: the program reports all of them at once, in one line each, and exits with 78
+//! (`EX_CONFIG`).
 
 use crate::support::{Finished, KEY, Sidecar, SimulatedBmc};
 

@@ -49,7 +49,7 @@ fn queued_requests_are_finished_and_answered() {
     sidecar.wait_for_bmc_call("set power 1");
     let second = sidecar.post("/power/reset").key(KEY).begin();
     let status = sidecar.get("/power/status").key(KEY).begin();
-    sidecar.get("/health").send(); // one thread reads all requests, so the earlier ones have been read
+    sidecar.get("/health").send(); // one thread reads: the earlier requests have been read
     sidecar.signal(Signal::TERM).no_longer_listens();
     for connection in [first, second, status] {
         assert_eq!(connection.reply().status, 200);
@@ -76,7 +76,7 @@ fn a_running_change_and_three_queued_ones_are_all_finished() {
     let targets = ["/power/on", "/power/reset", "/power/off", "/power/force-off"];
     let changes = targets.map(|target| {
         let change = sidecar.post(target).key(KEY).begin();
-        sidecar.get("/health").send(); // one thread reads all requests, so this change has been read
+        sidecar.get("/health").send(); // one thread reads: this change has been read
         change
     });
     sidecar.wait_for_bmc_call("set power 1").signal(Signal::TERM).no_longer_listens();
@@ -89,7 +89,8 @@ fn a_running_change_and_three_queued_ones_are_all_finished() {
 /// The usual rule holds during a stop too: a change that cannot start in time is not sent.
 #[test]
 fn a_queued_change_that_cannot_start_in_time_is_refused_during_a_stop() {
-    // A change starts only with 5 s left. The second change starts after 3 s with 7 s left. After 6 s the third has 4 s left.
+    // A change starts only with 5 s left. The second change starts after 3 s with 7 s left. After 6 s the
+    // third has 4 s left.
     let bmc = SimulatedBmc::off().slow(Duration::from_secs(3));
     let sidecar = Sidecar::with_bmc(bmc).env("REQUEST_TIMEOUT", "10").start();
     let targets = ["/power/on", "/power/reset", "/power/off", "/power/force-off"];
@@ -139,7 +140,8 @@ fn the_program_reaps_orphans_when_it_is_pid_1() {
     sidecar.launched_has_no_children();
 }
 
-/// A launcher that starts a program as PID 1 of a new PID namespace. Without root it also needs a user namespace.
+/// A launcher that starts a program as PID 1 of a new PID namespace. Without root it also needs a user
+/// namespace.
 #[track_caller]
 fn as_pid_1() -> &'static [&'static str] {
     let root: &[_] = &["unshare", "--pid", "--fork", "--mount-proc"];
@@ -149,5 +151,5 @@ fn as_pid_1() -> &'static [&'static str] {
         run.is_ok_and(|run| run.status.success())
     };
     let found = [root, user].into_iter().find(|launcher| works(launcher));
-    found.expect("this test needs unshare, of util-linux, and the permission to create a PID namespace: run it as root, or allow user namespaces")
+    found.expect("unshare, of util-linux, and root or user namespaces")
 }

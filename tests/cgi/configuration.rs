@@ -1,4 +1,4 @@
-//! Where a CGI program's configuration comes from, and who learns what is wrong with it.
+//! The sources of a CGI program's configuration, and the reports of configuration errors.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -14,15 +14,15 @@ fn with_fake() -> Running {
     Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#).start()
 }
 
-/// The details are for the log alone.
+/// The client must not see the details.
 #[test]
-fn a_wrong_configuration_is_500_and_its_details_are_logged() {
+fn a_configuration_error_is_500_and_only_the_log_has_its_details() {
     let sidecar = with_fake();
     let wrong = |cgi: Cgi<'_>| {
         let reply = cgi.variable("BMC_PORT", "abc").without("BMC_USER").expect_failure(500, "misconfigured");
         for hidden in ["BMC_PORT", "abc", "BMC_USER"] {
-            let said = reply.json["error"].as_str().expect("a text");
-            assert!(!said.contains(hidden), "{reply:?}");
+            let error = reply.json["error"].as_str().expect("a text");
+            assert!(!error.contains(hidden), "{reply:?}");
         }
         reply.logs("ipmi-sidecar: BMC_PORT is \"abc\"").logs("ipmi-sidecar: BMC_USER is not set")
     };
@@ -33,21 +33,21 @@ fn a_wrong_configuration_is_500_and_its_details_are_logged() {
 }
 
 #[test]
-fn a_bad_request_is_one_whatever_the_configuration() {
+fn a_bad_request_is_400_with_a_wrong_configuration_too() {
     let sidecar = with_fake();
     let reply = cgi(&sidecar, "", "/health").without("API_KEY").expect_failure(400, "bad_request");
     reply.logs("API_KEY");
 }
 
-/// A file of variables that root owns and the web server's group may read.
+/// A file of variables with the mode 640.
 fn file(dir: &TempDir, text: &str) -> PathBuf {
     let path = dir.file("ipmi-sidecar.env", text);
     set_permissions(&path, Permissions::from_mode(0o640)).expect("a mode");
     path
 }
 
-/// A request whose configuration is this file alone.
-fn by_file<'a>(sidecar: &'a Running, file: &Path) -> Cgi<'a> {
+/// A request that gets its configuration only from this file.
+fn with_file<'a>(sidecar: &'a Running, file: &Path) -> Cgi<'a> {
     let cgi = cgi(sidecar, "GET", "/power/status").key(KEY);
     let names = ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD"];
     names.into_iter().fold(cgi, Cgi::without).variable("IPMI_SIDECAR_ENV", file)
@@ -62,22 +62,22 @@ fn good() -> String {
 }
 
 #[test]
-fn a_file_gives_the_variables() {
+fn a_file_sets_the_variables() {
     let (sidecar, dir) = (with_fake(), TempDir::new());
     let on = json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"});
-    by_file(&sidecar, &file(&dir, &good())).expect(200, &on);
+    with_file(&sidecar, &file(&dir, &good())).expect(200, &on);
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=two words", "LC_ALL=C"]);
 }
 
 #[test]
-fn the_environment_goes_before_the_file() {
+fn the_environment_overrides_the_file() {
     let (sidecar, dir) = (with_fake(), TempDir::new());
     let file = file(&dir, &good());
-    let reply = by_file(&sidecar, &file).variable("BMC_PASSWORD", "0ther").run();
+    let reply = with_file(&sidecar, &file).variable("BMC_PASSWORD", "0ther").run();
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=0ther", "LC_ALL=C"]);
-    // An empty variable is unset.
-    assert_eq!(by_file(&sidecar, &file).variable("BMC_PASSWORD", "").run().status, 200);
+    // An empty variable counts as unset.
+    assert_eq!(with_file(&sidecar, &file).variable("BMC_PASSWORD", "").run().status, 200);
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=two words", "LC_ALL=C"]);
 }
 
@@ -88,56 +88,59 @@ fn a_file_that_others_can_read_is_refused() {
     for mode in [0o644, 0o604, 0o666] {
         set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
         let remedy = format!("chmod o= {}", file.display());
-        by_file(&sidecar, &file).expect_failure(500, "misconfigured").logs(&remedy);
+        with_file(&sidecar, &file).expect_failure(500, "misconfigured").logs(&remedy);
     }
     set_permissions(&file, Permissions::from_mode(0o600)).expect("a mode");
-    assert_eq!(by_file(&sidecar, &file).run().status, 200);
+    assert_eq!(with_file(&sidecar, &file).run().status, 200);
 }
 
 #[test]
-fn a_bad_line_is_named_by_its_number_and_not_repeated() {
+fn a_wrong_line_is_reported_by_its_number_and_not_printed() {
     let (sidecar, dir) = (with_fake(), TempDir::new());
     for line in ["hunter2hunter2", "BMC_PASSWORD=hunter2 hunter2", "BMC_PASSWORD='hunter2", "X = hunter2"] {
         let file = file(&dir, &format!("{}{line}\n", good()));
-        let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured");
+        let reply = with_file(&sidecar, &file).expect_failure(500, "misconfigured");
         assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
         reply.logs("IPMI_SIDECAR_ENV").logs("line 7:");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named() {
+fn an_unusable_file_is_reported() {
     let (sidecar, dir) = (with_fake(), TempDir::new());
     let large = file(&dir, &"# more than 4 KiB\n".repeat(300));
     for file in [Path::new("/no/such/file"), Path::new("/dev/null"), dir.path(), &large] {
-        let reply = by_file(&sidecar, file).expect_failure(500, "misconfigured");
+        let reply = with_file(&sidecar, file).expect_failure(500, "misconfigured");
         reply.logs(&format!("IPMI_SIDECAR_ENV is {:?}", file.display().to_string()));
     }
 }
 
-/// A value is a secret as well where it stands in a wrong place.
+/// A password in the wrong variable is still a secret.
 #[test]
-fn a_wrong_value_of_the_file_is_named_like_any_other() {
+fn a_wrong_value_in_the_file_is_reported() {
     let (sidecar, dir) = (with_fake(), TempDir::new());
     let file = file(&dir, &format!("{}BMC_PORT=abc\nIPMITOOL_ARGS='-P hunter2'\n", good()));
-    let reply = by_file(&sidecar, &file).expect_failure(500, "misconfigured").logs("BMC_PORT is \"abc\"");
+    let reply = with_file(&sidecar, &file).expect_failure(500, "misconfigured").logs("BMC_PORT is \"abc\"");
     assert!(!reply.stderr.contains("hunter2"), "{reply:?}");
 }
 
 #[test]
-fn a_state_dir_must_be_a_folder_to_write_to() {
+fn state_dir_must_be_a_writable_folder() {
     let sidecar = with_fake();
-    let asked =
+    let request =
         |state: &str| cgi(&sidecar, "GET", "/power/status").key(KEY).variable("STATE_DIR", state.to_owned());
-    asked("state").expect_failure(500, "misconfigured").logs("STATE_DIR is \"state\"").logs("absolute path");
+    request("state")
+        .expect_failure(500, "misconfigured")
+        .logs("STATE_DIR is \"state\"")
+        .logs("absolute path");
     for state in ["/no/such/folder", "/dev/null"] {
-        asked(state).expect_failure(500, "misconfigured").logs(&format!("STATE_DIR is \"{state}\": "));
+        request(state).expect_failure(500, "misconfigured").logs(&format!("STATE_DIR is \"{state}\": "));
     }
     let dir = TempDir::new();
-    let lane = dir.path().join("reads.lock");
-    std::fs::create_dir(&lane).expect("a folder in the place of the lane's file");
+    let lock = dir.path().join("reads.lock");
+    std::fs::create_dir(&lock).expect("a folder in place of the lock file");
     let state = dir.path().display().to_string();
-    let reply = asked(&state).expect_failure(500, "internal").within(Duration::from_secs(3));
-    reply.logs("STATE_DIR").logs(&lane.display().to_string());
+    let reply = request(&state).expect_failure(500, "internal").within(Duration::from_secs(3));
+    reply.logs("STATE_DIR").logs(&lock.display().to_string());
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }

@@ -1,4 +1,5 @@
-//! One table of requests through every face: equal status, equal JSON, and the BMC is asked the same.
+//! One table of requests, sent through every front end. The statuses, the JSON and the calls of the BMC must
+//! be equal.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +7,7 @@ use crate::program::cgi;
 use crate::support::{KEY, Running, Sidecar, SimulatedBmc, TempDir, eventually};
 use crate::web_server::{Served, WebServer, give_to_web_server};
 
-struct Ask {
+struct Case {
     method: &'static str,
     target: &'static str,
     headers: Vec<(&'static str, String)>,
@@ -14,11 +15,11 @@ struct Ask {
     status: u16,
 }
 
-fn ask(status: u16, method: &'static str, target: &'static str) -> Ask {
-    Ask { method, target, headers: vec![("X-API-Key", KEY.to_owned())], body: "", status }
+fn case(status: u16, method: &'static str, target: &'static str) -> Case {
+    Case { method, target, headers: vec![("X-API-Key", KEY.to_owned())], body: "", status }
 }
 
-impl Ask {
+impl Case {
     fn with(mut self, headers: &[(&'static str, &str)]) -> Self {
         self.headers = headers.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         self
@@ -36,135 +37,133 @@ const FIRING: &str =
 const RESOLVED: &str =
     r#"{"alerts": [{"status": "resolved", "fingerprint": "f", "startsAt": "2026-11-24T03:00:00Z"}]}"#;
 
-/// In this order, on a server that is off at first.
-fn table() -> Vec<Ask> {
+/// The requests in their order. The server is off at the start.
+fn table() -> Vec<Case> {
     let bearer = format!("Bearer {KEY}");
-    let authorization = |value: &str| ask(200, "GET", "/power/status").with(&[("Authorization", value)]);
-    let change = || ask(0, "POST", "/power/on");
-    let refused = |status, headers: &[(&'static str, &str)]| Ask { status, ..change().with(headers) };
+    let authorization = |value: &str| case(200, "GET", "/power/status").with(&[("Authorization", value)]);
+    let change = || case(0, "POST", "/power/on");
+    let change_with = |status, headers: &[(&'static str, &str)]| Case { status, ..change().with(headers) };
     vec![
-        ask(200, "GET", "/health"),
-        ask(200, "GET", "/health").with(&[]),
-        ask(200, "GET", "/power/status"),
-        ask(200, "POST", "/power/on"),
-        ask(200, "GET", "/power/status"),
-        ask(200, "POST", "/power/off"),
-        ask(200, "POST", "/power/reset"),
-        ask(200, "POST", "/power/force-off"),
-        ask(200, "GET", "/power/status"),
-        ask(200, "POST", "/power/on").body("{\"entity\": \"switch\"}"),
-        ask(200, "POST", "/power/on?force=1&x=%41"),
+        case(200, "GET", "/health"),
+        case(200, "GET", "/health").with(&[]),
+        case(200, "GET", "/power/status"),
+        case(200, "POST", "/power/on"),
+        case(200, "GET", "/power/status"),
+        case(200, "POST", "/power/off"),
+        case(200, "POST", "/power/reset"),
+        case(200, "POST", "/power/force-off"),
+        case(200, "GET", "/power/status"),
+        case(200, "POST", "/power/on").body("{\"entity\": \"switch\"}"),
+        case(200, "POST", "/power/on?force=1&x=%41"),
         authorization(&bearer),
         authorization(&bearer.to_uppercase().replace(&KEY.to_uppercase(), KEY)),
-        refused(401, &[]),
-        refused(401, &[("X-API-Key", "wr0ng-key-5f2c81d07ae4")]),
-        refused(401, &[("X-API-Key", "")]),
-        refused(401, &[("Authorization", "Bearer wr0ng-key-5f2c81d07ae4")]),
-        refused(401, &[("Authorization", "Basic !!!")]),
-        refused(401, &[("X-API-Key", KEY), ("Authorization", &bearer)]),
-        refused(403, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "cross-site")]),
-        refused(200, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "none")]),
-        ask(405, "GET", "/power/on"),
-        ask(405, "POST", "/power/status"),
-        ask(405, "DELETE", "/power/on"),
-        ask(405, "PUT", "/health"),
-        ask(404, "POST", "/power/explode"),
-        ask(404, "GET", "/power/status/"),
-        ask(404, "GET", "/power"),
-        ask(404, "GET", "/power/STATUS"),
-        ask(200, "HEAD", "/health"),
-        ask(200, "HEAD", "/power/status"),
-        ask(405, "HEAD", "/power/on"),
-        ask(401, "HEAD", "/power/status").with(&[]),
-        ask(200, "POST", "/power/on").body("{\"alerts\": []}"),
-        ask(200, "POST", "/power/on").body(RESOLVED),
-        refused(400, &[("X-API-Key", KEY), ("Idempotency-Key", "a b")]),
-        refused(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
-        refused(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
-        ask(422, "POST", "/power/off").with(&[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
-        ask(200, "POST", "/power/reset").body(FIRING),
-        ask(200, "POST", "/power/reset").body(FIRING),
-        // The last, since it goes on in the simulator for about 3 s.
-        ask(200, "POST", "/power/cycle"),
+        change_with(401, &[]),
+        change_with(401, &[("X-API-Key", "wr0ng-key-5f2c81d07ae4")]),
+        change_with(401, &[("X-API-Key", "")]),
+        change_with(401, &[("Authorization", "Bearer wr0ng-key-5f2c81d07ae4")]),
+        change_with(401, &[("Authorization", "Basic !!!")]),
+        change_with(401, &[("X-API-Key", KEY), ("Authorization", &bearer)]),
+        change_with(403, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "cross-site")]),
+        change_with(200, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "none")]),
+        case(405, "GET", "/power/on"),
+        case(405, "POST", "/power/status"),
+        case(405, "DELETE", "/power/on"),
+        case(405, "PUT", "/health"),
+        case(404, "POST", "/power/explode"),
+        case(404, "GET", "/power/status/"),
+        case(404, "GET", "/power"),
+        case(404, "GET", "/power/STATUS"),
+        case(200, "HEAD", "/health"),
+        case(200, "HEAD", "/power/status"),
+        case(405, "HEAD", "/power/on"),
+        case(401, "HEAD", "/power/status").with(&[]),
+        case(200, "POST", "/power/on").body("{\"alerts\": []}"),
+        case(200, "POST", "/power/on").body(RESOLVED),
+        change_with(400, &[("X-API-Key", KEY), ("Idempotency-Key", "a b")]),
+        change_with(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        change_with(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        case(422, "POST", "/power/off").with(&[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
+        case(200, "POST", "/power/reset").body(FIRING),
+        case(200, "POST", "/power/reset").body(FIRING),
+        // The last row, since it takes about 3 s in the simulator.
+        case(200, "POST", "/power/cycle"),
     ]
 }
 
 enum FrontEnd {
-    Resident(Running),
-    /// Called with variables, beside a resident one that is not asked.
-    Program(Running),
-    Through(Served),
+    Listener(Running),
+    /// The program, started with CGI variables. The listener beside it gets no requests.
+    Cgi(Running),
+    WebServer(Served),
 }
 
 impl FrontEnd {
     const fn running(&self) -> &Running {
         match self {
-            Self::Resident(running) | Self::Program(running) | Self::Through(Served { running, .. }) => {
-                running
-            }
+            Self::Listener(running) | Self::Cgi(running) | Self::WebServer(Served { running, .. }) => running,
         }
     }
 
-    fn reply(&self, ask: &Ask) -> (u16, Map<String, Value>) {
+    fn reply(&self, case: &Case) -> (u16, Map<String, Value>) {
         let request = match self {
-            Self::Program(running) => return by_variables(running, ask),
-            Self::Resident(running) => running.request(ask.method, ask.target),
-            Self::Through(served) => served.request(ask.method, ask.target),
+            Self::Cgi(running) => return run_cgi(running, case),
+            Self::Listener(running) => running.request(case.method, case.target),
+            Self::WebServer(served) => served.request(case.method, case.target),
         };
-        let headers = ask.headers.iter();
+        let headers = case.headers.iter();
         let request = headers.fold(request, |request, (name, value)| request.header(name, value));
-        let reply = request.body(ask.body).send();
+        let reply = request.body(case.body).send();
         (reply.status, reply.json)
     }
 }
 
-fn by_variables(running: &Running, ask: &Ask) -> (u16, Map<String, Value>) {
-    let cgi = cgi(running, ask.method, ask.target);
-    let cgi = ask.headers.iter().fold(cgi, |cgi, (name, value)| cgi.header(name, value));
-    let reply = if ask.body.is_empty() { cgi } else { cgi.body(ask.body) }.run();
+fn run_cgi(running: &Running, case: &Case) -> (u16, Map<String, Value>) {
+    let cgi = cgi(running, case.method, case.target);
+    let cgi = case.headers.iter().fold(cgi, |cgi, (name, value)| cgi.header(name, value));
+    let reply = if case.body.is_empty() { cgi } else { cgi.body(case.body) }.run();
     (reply.status, reply.json)
 }
 
-/// A table of its own for each, since the BMC remembers.
+/// Each front end gets its own BMC, since a request changes the state of the BMC.
 #[track_caller]
-fn answers_as_the_resident_one(face: impl FnOnce(Sidecar) -> FrontEnd) {
+fn assert_like_the_listener(front_end: impl FnOnce(Sidecar) -> FrontEnd) {
     let states = [TempDir::new(), TempDir::new()];
-    let [resident, other] = states.each_ref().map(|state| {
+    let [listener, other] = states.each_ref().map(|state| {
         give_to_web_server(state.path());
         let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).env("STATE_DIR", state.path());
-        sidecar.env("POWER_COOLDOWN", "0") // the table restarts the server as it likes
+        sidecar.env("POWER_COOLDOWN", "0") // the table has several restarts in a row
     });
-    let (resident, other) = (FrontEnd::Resident(resident.start()), face(other));
-    for ask in table() {
-        let Ask { method, target, headers, .. } = &ask;
-        let expected = resident.reply(&ask);
-        assert_eq!(expected.0, ask.status, "{method} {target} {headers:?}: {expected:?}");
-        assert_eq!(other.reply(&ask), expected, "{method} {target} {headers:?}");
+    let (listener, other) = (FrontEnd::Listener(listener.start()), front_end(other));
+    for case in table() {
+        let Case { method, target, headers, .. } = &case;
+        let expected = listener.reply(&case);
+        assert_eq!(expected.0, case.status, "{method} {target} {headers:?}: {expected:?}");
+        assert_eq!(other.reply(&case), expected, "{method} {target} {headers:?}");
     }
-    let calls = || [&resident, &other].map(|face| face.running().bmc_calls());
-    eventually("both cycles are through", || {
+    let calls = || [&listener, &other].map(|front_end| front_end.running().bmc_calls());
+    eventually("both power cycles have ended", || {
         calls().iter().all(|calls| calls.last().is_some_and(|call| call == "set power 1"))
     });
-    let [expected, asked] = calls();
-    assert_eq!(asked, expected);
+    let [expected, actual] = calls();
+    assert_eq!(actual, expected);
 }
 
 #[test]
-fn the_program_called_with_variables_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| FrontEnd::Program(sidecar.start()));
+fn the_cgi_program_answers_like_the_listener() {
+    assert_like_the_listener(|sidecar| FrontEnd::Cgi(sidecar.start()));
 }
 
 #[test]
-fn through_lighttpd_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Lighttpd.serve(sidecar)));
+fn lighttpd_answers_like_the_listener() {
+    assert_like_the_listener(|sidecar| FrontEnd::WebServer(WebServer::Lighttpd.serve(sidecar)));
 }
 
 #[test]
-fn through_apache_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Apache.serve(sidecar)));
+fn apache_answers_like_the_listener() {
+    assert_like_the_listener(|sidecar| FrontEnd::WebServer(WebServer::Apache.serve(sidecar)));
 }
 
 #[test]
-fn through_nginx_it_answers_as_the_resident_one() {
-    answers_as_the_resident_one(|sidecar| FrontEnd::Through(WebServer::Nginx.serve(sidecar)));
+fn nginx_answers_like_the_listener() {
+    assert_like_the_listener(|sidecar| FrontEnd::WebServer(WebServer::Nginx.serve(sidecar)));
 }

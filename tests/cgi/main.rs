@@ -1,7 +1,7 @@
-//! The program as a CGI program: called as a web server calls it, and through real web servers with the configurations
-//! that `deploy/cgi` ships.
+//! The program as a CGI program: started as a web server starts it, and behind real web servers with the
+//! configurations of `deploy/cgi`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 mod configuration;
 mod front_ends;

@@ -1,4 +1,4 @@
-//! The program as a web server starts it, without a web server.
+//! Starts the program as a web server does, without a web server.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use crate::support::{Running, wait_for};
 
-/// Beyond the longest a reply may take (9 s), short of a test nobody waits for.
+/// More than the default `REQUEST_TIMEOUT` of 9 s. A test fails when a reply takes longer.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A request to the program, in the environment of this sidecar: by a web server beside it, so to speak.
+/// A builder of one CGI request. The program gets the environment of `sidecar`.
 #[must_use]
 pub struct Cgi<'a> {
     sidecar: &'a Running,
@@ -26,7 +26,7 @@ pub struct Cgi<'a> {
     input: Option<Stdio>,
 }
 
-/// With the variables that RFC 3875 demands.
+/// Sets the variables that RFC 3875 requires.
 pub fn cgi<'a>(sidecar: &'a Running, method: &str, target: &str) -> Cgi<'a> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let cgi = Cgi { sidecar, command: sidecar.command(), body: Vec::new(), stays_open: false, input: None };
@@ -53,7 +53,7 @@ impl<'a> Cgi<'a> {
         self
     }
 
-    /// As nothing but these variables.
+    /// Removes all other variables.
     pub fn with_only(mut self, variables: &BTreeMap<String, OsString>) -> Self {
         self.command.env_clear().envs(variables);
         self
@@ -77,7 +77,7 @@ impl<'a> Cgi<'a> {
         self.variable("CONTENT_LENGTH", body.len().to_string())
     }
 
-    /// Standard input does not end behind the body.
+    /// Standard input stays open after the body.
     pub fn stays_open(mut self) -> Self {
         self.stays_open = true;
         self
@@ -88,7 +88,7 @@ impl<'a> Cgi<'a> {
         self
     }
 
-    /// Starts it; the reply is for later.
+    /// Starts the program and does not wait for the reply.
     #[track_caller]
     pub fn begin(mut self) -> RunningCgi<'a> {
         let since = Instant::now();
@@ -102,7 +102,8 @@ impl<'a> Cgi<'a> {
             .expect("the program");
         let mut stdin = child.stdin.take();
         if let Some(pipe) = &mut stdin {
-            let _ = pipe.write_all(&self.body); // a pipe holds it; one that is closed has an answer behind it
+            // The pipe has room for the body. If it is closed, the program has already replied.
+            let _ = pipe.write_all(&self.body);
         }
         let is_head = self
             .command
@@ -146,7 +147,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
     })
 }
 
-/// A process at work on its request; killed when it is dropped.
+/// A program that runs. It is killed when it is dropped.
 #[must_use]
 pub struct RunningCgi<'a> {
     sidecar: &'a Running,
@@ -163,10 +164,10 @@ impl RunningCgi<'_> {
         self.child.id()
     }
 
-    /// As a web server does that has lost its patience.
+    /// Kills the program, as a web server does after its time limit.
     #[track_caller]
     pub fn kill(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::KILL).expect("a process of ours");
+        kill_process(Pid::from_child(&self.child), Signal::KILL).expect("our process");
         assert_eq!(self.child.wait().expect("our child").signal(), Some(Signal::KILL.as_raw()));
     }
 
@@ -174,7 +175,7 @@ impl RunningCgi<'_> {
     pub fn reply(mut self) -> CgiReply {
         let status = wait_for(REPLY_TIMEOUT, || self.child.try_wait().expect("our child"));
         let took = self.since.elapsed();
-        let status = status.unwrap_or_else(|| panic!("runs on after {took:?}"));
+        let status = status.unwrap_or_else(|| panic!("the program still runs after {took:?}"));
         let text = |reader: &mut Option<JoinHandle<String>>| {
             reader.take().expect("one reply").join().expect("a reader")
         };
@@ -195,7 +196,7 @@ impl Drop for RunningCgi<'_> {
     }
 }
 
-/// A well-formed reply: exit code 0, a status, three fields, one JSON object.
+/// A valid reply: exit code 0, a status, header fields and one JSON object.
 #[derive(Debug)]
 pub struct CgiReply {
     pub status: u16,
@@ -229,7 +230,7 @@ impl CgiReply {
         }
         let of = |name: &str| headers.get(name).map(String::as_str);
         if reason.is_empty() || of("content-type") != Some("application/json") || of("connection").is_some() {
-            return Err("not as promised".to_owned());
+            return Err("no reason, a wrong Content-Type or a Connection field".to_owned());
         }
         let json = if is_head { "{}" } else { body };
         let reply = CgiReply {
@@ -254,7 +255,7 @@ impl CgiReply {
         self
     }
 
-    /// On standard error, which a web server's error log takes.
+    /// Standard error contains this text. A web server writes it to its error log.
     #[track_caller]
     pub fn logs(self, fragment: &str) -> Self {
         assert!(self.stderr.contains(fragment), "no {fragment:?} in {self:?}");
@@ -263,7 +264,7 @@ impl CgiReply {
 
     #[track_caller]
     pub fn within(self, limit: Duration) -> Self {
-        assert!(self.took < limit, "took {:?}, not {limit:?}", self.took);
+        assert!(self.took < limit, "took {:?}, the limit is {limit:?}", self.took);
         self
     }
 }

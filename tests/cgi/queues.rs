@@ -1,4 +1,4 @@
-//! `STATE_DIR`: the two lanes of processes that know nothing of each other.
+//! `STATE_DIR`: CGI programs wait for locked files, one for changes and one for reads.
 
 use std::fs::{self, File};
 use std::time::Duration;
@@ -15,15 +15,16 @@ const HEALTHY: Duration = Duration::from_secs(2);
 const DONE: &str = r#"echo 'Chassis Power is on'
 for what in Up/On Soft Down/Off Cycle Reset; do echo "Chassis Power Control: $what"; done"#;
 
-fn asked<'a>(sidecar: &'a Running, state: &TempDir, method: &str, path: &str) -> Cgi<'a> {
+fn request<'a>(sidecar: &'a Running, state: &TempDir, method: &str, path: &str) -> Cgi<'a> {
     cgi(sidecar, method, path).key(KEY).variable("STATE_DIR", state.path())
 }
 
-/// Waits until this process stands in the queue for a lock, by what the kernel says of it (`proc_locks(5)`).
+/// Waits until this process waits for a lock. The kernel lists waiting processes in `/proc/locks`
+/// (`proc_locks(5)`).
 #[track_caller]
-fn wait_until_queued(begun: &RunningCgi<'_>) {
-    let pid = begun.pid().to_string();
-    eventually("it waits for its lane", || {
+fn wait_until_queued(running: &RunningCgi<'_>) {
+    let pid = running.pid().to_string();
+    eventually("the process waits for its lock", || {
         let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
         locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|words| {
             // `7: -> FLOCK ADVISORY WRITE PID …`
@@ -33,53 +34,53 @@ fn wait_until_queued(begun: &RunningCgi<'_>) {
 }
 
 #[test]
-fn a_lane_runs_one_ipmitool_at_a_time() {
+fn each_queue_runs_one_ipmitool_at_a_time() {
     let body = format!(
-        r#"lane=change; case "$*" in *"power status") lane=read ;; esac
-echo "$lane starts" >>"$0.notes"; sleep 0.1; echo "$lane ends" >>"$0.notes"
+        r#"kind=change; case "$*" in *"power status") kind=read ;; esac
+echo "$kind starts" >>"$0.notes"; sleep 0.1; echo "$kind ends" >>"$0.notes"
 {DONE}"#
     );
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
-    let begun: Vec<_> = (0..20)
+    let running: Vec<_> = (0..20)
         .map(|number| match number % 2 {
-            0 => asked(&sidecar, &state, "GET", "/power/status"),
-            _ => asked(&sidecar, &state, "POST", "/power/on"),
+            0 => request(&sidecar, &state, "GET", "/power/status"),
+            _ => request(&sidecar, &state, "POST", "/power/on"),
         })
         .map(Cgi::begin)
         .collect();
-    for begun in begun {
-        let reply = begun.reply();
+    for running in running {
+        let reply = running.reply();
         assert_eq!(reply.status, 200, "{reply:?}");
     }
     let notes = sidecar.ipmitool_notes();
-    for lane in ["change", "read"] {
-        let own: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix(lane)).collect();
-        assert_eq!(own, [" starts", " ends"].repeat(10), "{lane}: {notes:?}");
+    for kind in ["change", "read"] {
+        let own: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix(kind)).collect();
+        assert_eq!(own, [" starts", " ends"].repeat(10), "{kind}: {notes:?}");
     }
     let first_read = notes.iter().position(|note| note == "read starts");
     let last_change = notes.iter().rposition(|note| note == "change ends");
-    assert!(first_read < last_change, "a lane of its own each: {notes:?}");
+    assert!(first_read < last_change, "reads and changes must not wait for each other: {notes:?}");
 }
 
 #[test]
-fn changes_keep_the_order_in_which_they_arrived() {
-    // The first waits for the last to arrive.
+fn changes_run_in_the_order_of_arrival() {
+    // The first run ends after the last change has arrived.
     let state = TempDir::new();
     let body = format!("until [ -e '{}/go' ]; do sleep 0.02; done; {DONE}", state.path().display());
     let sidecar = Sidecar::with_fake_ipmitool(&body).env("POWER_COOLDOWN", "0").start();
     let paths = ["/power/on", "/power/cycle", "/power/reset", "/power/off", "/power/force-off", "/power/on"];
-    let mut begun = Vec::new();
+    let mut running = Vec::new();
     for path in paths {
-        begun.push(asked(&sidecar, &state, "POST", path).begin());
-        match &begun[..] {
+        running.push(request(&sidecar, &state, "POST", path).begin());
+        match &running[..] {
             [_] => drop(sidecar.wait_for_ipmitool_runs(1)),
             [.., last] => wait_until_queued(last),
             [] => {}
         }
     }
     state.file("go", "");
-    for begun in begun {
-        let reply = begun.reply();
+    for running in running {
+        let reply = running.reply();
         assert_eq!(reply.status, 200, "{reply:?}");
     }
     let run = sidecar.ipmitool_runs();
@@ -88,19 +89,22 @@ fn changes_keep_the_order_in_which_they_arrived() {
     assert_eq!(run, ["on", "cycle", "reset", "soft", "off", "on"]);
 }
 
-/// A web server kills the program whose client it has given up; what that had begun goes on all the same.
+/// A web server may kill the program after its time limit. The `ipmitool` of that program still runs.
 #[test]
-fn a_lane_is_taken_as_long_as_its_ipmitool_lives() {
+fn a_queue_stays_locked_while_its_ipmitool_runs() {
     let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 3; fi; {DONE}"#);
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
-    let first = asked(&sidecar, &state, "POST", "/power/on").begin();
+    let first = request(&sidecar, &state, "POST", "/power/on").begin();
     sidecar.wait_for_ipmitool_runs(1);
     let ipmitool = sidecar.ipmitool_runs()[0].pid;
     first.kill();
 
-    let second = asked(&sidecar, &state, "POST", "/power/reset").begin();
+    let second = request(&sidecar, &state, "POST", "/power/reset").begin();
     wait_until_queued(&second);
-    assert!(!has_ended(ipmitool) && sidecar.ipmitool_runs().len() == 1, "the second waits for the first");
+    assert!(
+        !has_ended(ipmitool) && sidecar.ipmitool_runs().len() == 1,
+        "the second run must wait for the first"
+    );
     let overlapped = wait_for(Duration::from_secs(10), || match sidecar.ipmitool_runs().len() {
         1 => None,
         _ => Some(!has_ended(ipmitool)),
@@ -110,43 +114,44 @@ fn a_lane_is_taken_as_long_as_its_ipmitool_lives() {
 }
 
 #[test]
-fn a_lane_is_free_once_its_ipmitool_was_stopped() {
+fn a_queue_is_free_after_its_ipmitool_was_killed() {
     let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 60; fi; {DONE}"#);
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
-    let first = asked(&sidecar, &state, "GET", "/power/status").variable("REQUEST_TIMEOUT", "7").run();
+    let first = request(&sidecar, &state, "GET", "/power/status").variable("REQUEST_TIMEOUT", "7").run();
     first.expect_failure(504, "bmc_timeout");
-    assert_eq!(asked(&sidecar, &state, "GET", "/power/status").run().status, 200);
+    assert_eq!(request(&sidecar, &state, "GET", "/power/status").run().status, 200);
 }
 
 #[test]
-fn who_finds_its_lane_taken_until_it_is_too_late_is_told_so() {
+fn a_request_that_cannot_get_its_lock_in_time_is_busy() {
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), TempDir::new());
-    let asked = |method, path| asked(&sidecar, &state, method, path).variable("REQUEST_TIMEOUT", "7");
+    let request = |method, path| request(&sidecar, &state, method, path).variable("REQUEST_TIMEOUT", "7");
     let locks = ["changes.lock", "reads.lock"].map(|name| {
         let lock = File::create(state.path().join(name)).expect("a file");
         flock(&lock, FlockOperation::LockExclusive).expect("a lock");
         lock
     });
-    let waiting = [asked("POST", "/power/on").begin(), asked("GET", "/power/status").begin()];
-    // Who needs no lane waits for none.
+    let waiting = [request("POST", "/power/on").begin(), request("GET", "/power/status").begin()];
+    // Requests without a command do not wait.
     let healthy = json!({"status": "healthy", "service": "ipmi-sidecar"});
-    asked("GET", "/health").expect(200, &healthy).within(HEALTHY);
-    asked("POST", "/power/status").expect_failure(405, "method_not_allowed").within(HEALTHY);
-    // A change needs 5 of its 7 s to start, a read 1.
-    for (begun, certain) in waiting.into_iter().zip([2, 6]) {
-        let reply = begun.reply().expect_failure(503, "busy").within(Duration::from_secs(certain) + HEALTHY);
+    request("GET", "/health").expect(200, &healthy).within(HEALTHY);
+    request("POST", "/power/status").expect_failure(405, "method_not_allowed").within(HEALTHY);
+    // Of its 7 s, a change needs 5 s to start and a read needs 1 s.
+    for (running, certain) in waiting.into_iter().zip([2, 6]) {
+        let reply =
+            running.reply().expect_failure(503, "busy").within(Duration::from_secs(certain) + HEALTHY);
         assert!(reply.headers.contains_key("retry-after"), "{reply:?}");
         reply.logs("busy: ");
     }
     drop(locks);
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
-    asked("POST", "/power/on").run().logs("accepted").logs("answered after");
+    request("POST", "/power/on").run().logs("accepted").logs("answered after");
 }
 
 #[test]
-fn a_stranger_does_not_touch_the_lanes() {
+fn an_unauthenticated_request_creates_no_lock() {
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), TempDir::new());
-    let stranger = asked(&sidecar, &state, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4");
-    stranger.expect_failure(401, "unauthorized");
+    let unauthenticated = request(&sidecar, &state, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4");
+    unauthenticated.expect_failure(401, "unauthorized");
     assert_eq!(fs::read_dir(state.path()).expect("a folder").count(), 0);
 }

@@ -1,11 +1,12 @@
-//! Each web server, with the configuration that ships: every route, every way to bring a key, every kind of failure.
+//! Each web server with its configuration from `deploy/cgi`: all routes, all ways to send a key, all kinds of
+//! failures.
 
 use serde_json::{Value, json};
 
 use crate::support::{KEY, Sidecar, SimulatedBmc, TempDir, eventually};
 use crate::web_server::{WebServer, give_to_web_server};
 
-/// A route, its command, what `ipmitool` prints and what the BMC is asked.
+/// A route, its command, the output of `ipmitool` and the calls of the BMC.
 type Change = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const CHANGES: [Change; 5] = [
@@ -25,55 +26,55 @@ fn state(state: &str) -> Value {
 }
 
 #[track_caller]
-fn every_route(through: WebServer, before: &str, bmc: fn() -> SimulatedBmc) {
-    let served = through.serve(Sidecar::with_bmc(bmc()));
+fn every_route(web_server: WebServer, power: &str, bmc: fn() -> SimulatedBmc) {
+    let served = web_server.serve(Sidecar::with_bmc(bmc()));
     served.get("/health").expect(200, healthy());
-    served.get("/power/status").key(KEY).expect(200, state(before)).bmc_was_asked([]);
+    served.get("/power/status").key(KEY).expect(200, state(power)).bmc_was_asked([]);
     drop(served);
-    for (path, command, output, journal) in CHANGES {
-        let served = through.serve(Sidecar::with_bmc(bmc()));
+    for (path, command, output, calls) in CHANGES {
+        let served = web_server.serve(Sidecar::with_bmc(bmc()));
         let output = format!("Chassis Power Control: {output}");
         let done = json!({"success": true, "output": output, "command": command});
         let reply = served.post(path).key(KEY).expect(200, done);
-        match *journal {
+        match *calls {
             [only] => drop(reply.bmc_was_asked([only])),
             [first, second] => drop(reply.bmc_was_asked([first, second])),
-            _ => unreachable!("{journal:?}"),
+            _ => unreachable!("{calls:?}"),
         }
     }
 }
 
 #[track_caller]
-fn keys(through: WebServer) {
-    let served = through.serve(Sidecar::with_bmc(SimulatedBmc::on()));
-    let asked = || served.get("/power/status");
-    for request in [asked().key(KEY), asked().bearer(KEY), asked().basic("x", KEY)] {
+fn keys(web_server: WebServer) {
+    let served = web_server.serve(Sidecar::with_bmc(SimulatedBmc::on()));
+    let request = || served.get("/power/status");
+    for request in [request().key(KEY), request().bearer(KEY), request().basic("x", KEY)] {
         request.expect(200, state("on"));
     }
-    let asked_before = served.running.bmc_calls().len();
+    let calls_before = served.running.bmc_calls().len();
     let wrong = "wr0ng-key-5f2c81d07ae4";
     for request in [
-        asked(),
-        asked().key(wrong),
-        asked().bearer(wrong),
-        asked().basic("x", wrong),
-        asked().key(KEY).bearer(KEY),
-        asked().key(KEY).key(KEY),
+        request(),
+        request().key(wrong),
+        request().bearer(wrong),
+        request().basic("x", wrong),
+        request().key(KEY).bearer(KEY),
+        request().key(KEY).key(KEY),
         served.post("/power/on"),
         served.post("/power/on").key(wrong),
     ] {
         let reply = request.expect_failure(401, "unauthorized");
         assert!(reply.header("www-authenticate").starts_with("Bearer"));
     }
-    assert_eq!(served.running.bmc_calls().len(), asked_before);
-    // The log of who asked for what holds paths, and no key.
+    assert_eq!(served.running.bmc_calls().len(), calls_before);
+    // The access log has paths and no key.
     eventually("the access log has its lines", || served.access_log().contains("POST /power/on"));
     served.running.assert_no_secret_in("the access log", &served.access_log());
 }
 
 #[track_caller]
-fn failures(through: WebServer) {
-    let served = through.serve(Sidecar::with_bmc(SimulatedBmc::off()).login("admin", "wr0ng-passw0rd"));
+fn failures(web_server: WebServer) {
+    let served = web_server.serve(Sidecar::with_bmc(SimulatedBmc::off()).login("admin", "wr0ng-passw0rd"));
     served
         .get("/power/on")
         .key(KEY)
@@ -93,10 +94,10 @@ fn failures(through: WebServer) {
     served.running.logs("bmc_bad_password");
 }
 
-/// Apache and fcgiwrap drop the reply of a program that leaves its body unread.
+/// Apache and fcgiwrap drop the reply when the program does not read the body.
 #[track_caller]
-fn bodies(through: WebServer) {
-    let served = through.serve(Sidecar::with_bmc(SimulatedBmc::off()));
+fn bodies(web_server: WebServer) {
+    let served = web_server.serve(Sidecar::with_bmc(SimulatedBmc::off()));
     let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
     served.post("/power/on").key(KEY).body(r#"{"command": "off"}"#).expect(200, done.clone());
     let large = "x".repeat(60_000);
@@ -110,41 +111,41 @@ fn bodies(through: WebServer) {
         let too_large = served.post("/power/on").key(KEY).body(large.repeat(2));
         too_large.expect_failure(413, "body_too_large");
     }
-    let asked = served.running.bmc_calls();
-    assert_eq!(asked.iter().filter(|call| *call == "set power 1").count(), 7, "{asked:?}");
+    let calls = served.running.bmc_calls();
+    assert_eq!(calls.iter().filter(|call| *call == "set power 1").count(), 7, "{calls:?}");
 }
 
-/// In one chunk, so that its length stands nowhere in the head.
+/// A request whose body is one chunk. Its head has no length.
 fn chunked(body: &str) -> Vec<u8> {
     let head =
         "POST /power/on HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked";
     format!("{head}\r\nX-API-Key: {KEY}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes()
 }
 
-/// The caller learns that, and the server's log what.
+/// The reply has only the code. The web server's log has the details.
 #[track_caller]
-fn misconfiguration(through: WebServer) {
-    let served = through.serve(Sidecar::with_bmc(SimulatedBmc::off()).env("BMC_PORT", "abc"));
+fn misconfiguration(web_server: WebServer) {
+    let served = web_server.serve(Sidecar::with_bmc(SimulatedBmc::off()).env("BMC_PORT", "abc"));
     let body = served.get("/health").send();
     assert_eq!((body.status, &body.json["code"]), (500, &"misconfigured".into()));
     served.running.logs("ipmi-sidecar: BMC_PORT is \"abc\"");
 }
 
-/// As the guide has it: a folder that the web server's user may write to.
+/// `STATE_DIR` as in the guide: a folder that the web server's user may write to.
 #[track_caller]
-fn order(through: WebServer) {
+fn order(web_server: WebServer) {
     let state = TempDir::new();
     give_to_web_server(state.path());
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).env("STATE_DIR", state.path());
-    let served = through.serve(sidecar);
-    let begun: Vec<_> = (0..6)
+    let served = web_server.serve(sidecar);
+    let running: Vec<_> = (0..6)
         .map(|number| match number % 3 {
             0 => served.post("/power/on").key(KEY).begin(),
             _ => served.get("/power/status").key(KEY).begin(),
         })
         .collect();
-    for begun in begun {
-        assert_eq!(begun.reply().status, 200);
+    for running in running {
+        assert_eq!(running.reply().status, 200);
     }
     for name in ["changes.lock", "reads.lock"] {
         assert!(state.path().join(name).is_file(), "{name}");
@@ -152,48 +153,48 @@ fn order(through: WebServer) {
     served.running.bmc_was_asked(["set power 1", "set power 1"]);
 }
 
-macro_rules! through {
+macro_rules! web_servers {
     ($($name:ident: $server:expr),+) => {$(
         mod $name {
             use super::WebServer;
             use crate::support::SimulatedBmc;
 
             #[test]
-            fn carries_every_route_from_on() {
+            fn serves_every_route_of_a_server_that_is_on() {
                 super::every_route($server, "on", SimulatedBmc::on);
             }
 
             #[test]
-            fn carries_every_route_from_off() {
+            fn serves_every_route_of_a_server_that_is_off() {
                 super::every_route($server, "off", SimulatedBmc::off);
             }
 
             #[test]
-            fn passes_on_keys_and_keeps_them_out_of_its_log() {
+            fn passes_keys_on_and_does_not_log_them() {
                 super::keys($server);
             }
 
             #[test]
-            fn passes_on_failures_as_they_are() {
+            fn passes_failures_on_unchanged() {
                 super::failures($server);
             }
 
             #[test]
-            fn carries_bodies_of_any_size() {
+            fn accepts_bodies_of_any_size() {
                 super::bodies($server);
             }
 
             #[test]
-            fn logs_what_is_wrong_with_the_configuration() {
+            fn logs_configuration_errors() {
                 super::misconfiguration($server);
             }
 
             #[test]
-            fn shares_the_lanes_of_its_state_dir() {
+            fn uses_the_queues_in_state_dir() {
                 super::order($server);
             }
         }
     )+};
 }
 
-through!(lighttpd: WebServer::Lighttpd, apache: WebServer::Apache, nginx: WebServer::Nginx);
+web_servers!(lighttpd: WebServer::Lighttpd, apache: WebServer::Apache, nginx: WebServer::Nginx);

@@ -1,4 +1,4 @@
-//! What the variables of a request and its standard input may be, whoever sets them.
+//! The CGI variables and the standard input of a request: valid, missing, contradictory and hostile ones.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::program::cgi;
 use crate::support::{KEY, Running, Sidecar, SimulatedBmc};
 
-/// 5 s for a request, and a little for a busy machine.
+/// A request must be complete within 5 s. A busy machine needs a margin.
 const LIMIT: Duration = Duration::from_secs(6);
 
 fn with_fake() -> Running {
@@ -21,24 +21,24 @@ fn with_fake() -> Running {
 #[test]
 fn missing_and_contradictory_variables_are_a_bad_request() {
     let sidecar = with_fake();
-    let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY);
+    let request = || cgi(&sidecar, "POST", "/power/on").key(KEY);
     for request in [
-        asked().without("REQUEST_METHOD"),
-        asked().variable("REQUEST_METHOD", ""),
-        asked().variable("REQUEST_METHOD", "G\u{c9}T"),
-        asked().variable("REQUEST_METHOD", "POST /power/on"),
-        asked().variable("REQUEST_METHOD", OsString::from_vec(b"P\xffST".to_vec())),
-        asked().variable("PATH_INFO", "power/on"),
-        asked().variable("CONTENT_LENGTH", "-1"),
-        asked().variable("CONTENT_LENGTH", "4x"),
-        asked().variable("CONTENT_LENGTH", " 4"),
-        asked().variable("CONTENT_LENGTH", OsString::from_vec(b"\xff".to_vec())),
-        asked().body("four").variable("HTTP_CONTENT_LENGTH", "5"),
-        asked().body("four").variable("HTTP_CONTENT_LENGTH", ""),
+        request().without("REQUEST_METHOD"),
+        request().variable("REQUEST_METHOD", ""),
+        request().variable("REQUEST_METHOD", "G\u{c9}T"),
+        request().variable("REQUEST_METHOD", "POST /power/on"),
+        request().variable("REQUEST_METHOD", OsString::from_vec(b"P\xffST".to_vec())),
+        request().variable("PATH_INFO", "power/on"),
+        request().variable("CONTENT_LENGTH", "-1"),
+        request().variable("CONTENT_LENGTH", "4x"),
+        request().variable("CONTENT_LENGTH", " 4"),
+        request().variable("CONTENT_LENGTH", OsString::from_vec(b"\xff".to_vec())),
+        request().body("four").variable("HTTP_CONTENT_LENGTH", "5"),
+        request().body("four").variable("HTTP_CONTENT_LENGTH", ""),
     ] {
         request.expect_failure(400, "bad_request").within(LIMIT);
     }
-    // Without any of them there is no request at all.
+    // No CGI variable but GATEWAY_INTERFACE.
     let interface = BTreeMap::from([("GATEWAY_INTERFACE".to_owned(), "CGI/1.1".into())]);
     let bare = sidecar.command().get_envs().map(owned).chain(interface).collect();
     cgi(&sidecar, "", "").with_only(&bare).expect_failure(400, "bad_request");
@@ -61,7 +61,7 @@ fn a_path_that_is_no_route_is_not_found() {
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }
 
-/// RFC 3875, 4.4: a server may give the query as arguments.
+/// RFC 3875, 4.4: a web server may pass the query as arguments.
 #[test]
 fn arguments_are_ignored() {
     let sidecar = with_fake();
@@ -72,23 +72,23 @@ fn arguments_are_ignored() {
 }
 
 #[test]
-fn a_body_is_read_and_not_looked_at() {
+fn a_body_is_read_and_ignored() {
     let sidecar = with_fake();
     let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
-    let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).body(r#"{"command": "power off"}"#);
-    asked().expect(200, &done);
-    // RFC 3875, 4.2: the end of the input is not to be relied on.
-    asked().stays_open().expect(200, &done).within(LIMIT);
+    let request = || cgi(&sidecar, "POST", "/power/on").key(KEY).body(r#"{"command": "power off"}"#);
+    request().expect(200, &done);
+    // RFC 3875, 4.2: the program must not rely on the end of the input.
+    request().stays_open().expect(200, &done).within(LIMIT);
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
 
 #[test]
-fn a_body_that_is_cut_short_changes_nothing() {
+fn an_incomplete_body_changes_nothing() {
     let sidecar = with_fake();
     let short = || cgi(&sidecar, "POST", "/power/on").key(KEY).body("four").variable("CONTENT_LENGTH", "50");
     short().expect_failure(400, "bad_request").within(LIMIT);
     short().stays_open().expect_failure(408, "request_timeout").within(LIMIT);
-    // A descriptor that cannot be read from.
+    // A descriptor that cannot be read.
     let unreadable = File::create("/dev/null").expect("/dev/null");
     short().input(unreadable).expect_failure(400, "bad_request").within(LIMIT);
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
@@ -98,14 +98,14 @@ fn a_body_that_is_cut_short_changes_nothing() {
 fn a_body_that_is_too_large_changes_nothing() {
     let sidecar = with_fake();
     for length in ["65537", "999999999999999", "99999999999999999999999"] {
-        let asked = || cgi(&sidecar, "POST", "/power/on").key(KEY).variable("CONTENT_LENGTH", length);
-        asked().expect_failure(413, "body_too_large").within(LIMIT);
-        // It is drained for a moment, even where it never ends.
-        asked().stays_open().expect_failure(413, "body_too_large").within(LIMIT);
+        let request = || cgi(&sidecar, "POST", "/power/on").key(KEY).variable("CONTENT_LENGTH", length);
+        request().expect_failure(413, "body_too_large").within(LIMIT);
+        // The program reads the rest for a moment, also when it never ends.
+        request().stays_open().expect_failure(413, "body_too_large").within(LIMIT);
         let endless = File::open("/dev/zero").expect("/dev/zero");
-        asked().input(endless).expect_failure(413, "body_too_large").within(LIMIT);
+        request().input(endless).expect_failure(413, "body_too_large").within(LIMIT);
     }
-    // Without a length, as Apache passes on a chunked one.
+    // Apache passes a chunked body on without a length.
     let chunked = cgi(&sidecar, "POST", "/power/on").key(KEY).header("Transfer-Encoding", "chunked");
     let endless = File::open("/dev/zero").expect("/dev/zero");
     chunked.input(endless).expect_failure(413, "body_too_large").within(LIMIT);
@@ -113,17 +113,17 @@ fn a_body_that_is_too_large_changes_nothing() {
 }
 
 #[test]
-fn a_stranger_is_refused_whatever_comes_of_the_body() {
+fn an_unauthenticated_client_is_refused_with_any_body() {
     let sidecar = with_fake();
-    let asked = || cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4").body("four");
-    asked().expect_failure(401, "unauthorized");
-    asked().variable("CONTENT_LENGTH", "50").expect_failure(401, "unauthorized");
-    let waiting = asked().variable("CONTENT_LENGTH", "50").stays_open();
+    let request = || cgi(&sidecar, "POST", "/power/on").key("wr0ng-key-5f2c81d07ae4").body("four");
+    request().expect_failure(401, "unauthorized");
+    request().variable("CONTENT_LENGTH", "50").expect_failure(401, "unauthorized");
+    let waiting = request().variable("CONTENT_LENGTH", "50").stays_open();
     waiting.expect_failure(401, "unauthorized").within(Duration::from_secs(3));
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }
 
-/// Whatever the caller sends: `HTTP_PROXY` and the like are variables that programs listen to.
+/// A client can set variables such as `HTTP_PROXY`, which many programs use.
 #[test]
 fn no_header_reaches_ipmitool() {
     let sidecar = Sidecar::with_fake_ipmitool(r#"env >"$0.env"; echo 'Chassis Power is on'"#)
@@ -139,9 +139,9 @@ fn no_header_reaches_ipmitool() {
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=pw-8d2f61", "LC_ALL=C"]);
 }
 
-/// The memory of one process is no memory of the next.
+/// A CGI program does not know the rejected logins of other processes.
 #[test]
-fn a_wrong_password_is_named_each_time() {
+fn a_wrong_password_is_reported_each_time() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).login("admin", "wr0ng-passw0rd").start();
     for _ in 0..2 {
         let reply = cgi(&sidecar, "POST", "/power/on").key(KEY).expect_failure(502, "bmc_bad_password");

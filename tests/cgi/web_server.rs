@@ -1,4 +1,4 @@
-//! Real web servers, each with the configuration that `deploy/cgi` ships: of that only the paths are replaced.
+//! Real web servers, each with its configuration from `deploy/cgi`. The tests replace only the paths in it.
 
 use std::fmt::Write;
 use std::fs;
@@ -22,15 +22,17 @@ pub enum WebServer {
 
 use WebServer::{Apache, Lighttpd, Nginx};
 
-/// What a configuration of `deploy/cgi` names, and a test has elsewhere.
+/// The paths in the configurations of `deploy/cgi`. The tests replace them.
 const PROGRAM: &str = "/usr/local/bin/ipmi-sidecar";
 const ENVIRONMENT: &str = "/etc/ipmi-sidecar.env";
 const SOCKET: &str = "/run/fcgiwrap.socket";
 
-/// A web server's own user where the tests run as root. Apache refuses to be root, and no port here needs it.
+/// The user of a web server when the tests run as root. Apache refuses to run as root, and no port here needs
+/// root.
 const NOBODY: u32 = 65534;
 
-/// The server that is there already: what Debian's own configuration has as well.
+/// A small main configuration, with the modules that Debian's own one loads too. It includes the one of
+/// `deploy/cgi`.
 const LIGHTTPD: &str = r#"
 server.modules = ( "mod_access", "mod_alias", "mod_accesslog" )
 server.document-root = "DIR"
@@ -89,7 +91,7 @@ impl WebServer {
         }
     }
 
-    const fn around(self) -> &'static str {
+    const fn main_configuration(self) -> &'static str {
         match self {
             Lighttpd => LIGHTTPD,
             Apache => APACHE,
@@ -97,7 +99,7 @@ impl WebServer {
         }
     }
 
-    /// Serves this sidecar as its CGI program.
+    /// Starts the web server with this sidecar as its CGI program.
     #[track_caller]
     pub fn serve(self, sidecar: Sidecar) -> Served {
         let files = TempDir::new();
@@ -111,46 +113,46 @@ impl WebServer {
             assert!(shipped.contains(path) || path == SOCKET, "no {path} in the configuration of {self:?}");
             shipped = shipped.replace(path, &at(own));
         }
-        let around = self.around().replace("DIR", &files.path().display().to_string());
-        let around = around.replace("ADDRESS", &address.ip().to_string());
-        let around = around.replace("PORT", &address.port().to_string());
+        let main = self.main_configuration().replace("DIR", &files.path().display().to_string());
+        let main = main.replace("ADDRESS", &address.ip().to_string());
+        let main = main.replace("PORT", &address.port().to_string());
         files.file("ipmi-sidecar.conf", shipped);
-        let around = files.file("server.conf", around);
+        let main = files.file("server.conf", main);
 
         let mut gateway = None;
         let mut command = match self {
             Lighttpd => {
                 let mut command = Command::new(require("lighttpd"));
-                command.arg("-D").arg("-f").arg(around);
+                command.arg("-D").arg("-f").arg(main);
                 command
             }
             Apache => {
-                // What its log prints comes out where its own standard output is.
+                // The error log goes to the standard output, so it is redirected to standard error.
                 let mut command = Command::new("sh");
                 command.args(["-c", r#"exec "$0" "$@" >&2"#]).arg(require("apache2"));
-                command.arg("-D").arg("FOREGROUND").arg("-f").arg(around);
+                command.arg("-D").arg("FOREGROUND").arg("-f").arg(main);
                 command
             }
             Nginx => {
                 let socket = files.path().join("fcgi.socket");
                 let mut command = Command::new(require("fcgiwrap"));
                 command.arg("-fc8").arg("-s").arg(format!("unix:{}", socket.display()));
-                let wrapper = Process::spawn(as_nobody(&mut command));
-                let there = wait_for(TIMEOUT, || socket.exists().then_some(()));
-                assert!(there.is_some(), "fcgiwrap has no socket: {}", wrapper.stderr.text());
+                let wrapper = Process::spawn(as_web_server_user(&mut command));
+                let has_socket = wait_for(TIMEOUT, || socket.exists().then_some(()));
+                assert!(has_socket.is_some(), "fcgiwrap has no socket: {}", wrapper.stderr.text());
                 gateway = Some(wrapper);
                 symlink("/etc/nginx/fastcgi_params", at("fastcgi_params")).expect("a link");
                 let mut command = Command::new(require("nginx"));
-                command.arg("-e").arg("stderr").arg("-c").arg(around);
+                command.arg("-e").arg("stderr").arg("-c").arg(main);
                 command
             }
         };
-        let process = Process::spawn(as_nobody(&mut command));
+        let process = Process::spawn(as_web_server_user(&mut command));
         Served { running: sidecar.served_by(process, address), _gateway: gateway, files }
     }
 }
 
-/// Where the web server may find it: the program, and its variables in a file that others cannot read.
+/// Installs the program, and its variables in a file that other users cannot read.
 #[track_caller]
 fn install(sidecar: &Sidecar, files: &TempDir) {
     let program = sidecar.command(&[]);
@@ -173,7 +175,7 @@ fn install(sidecar: &Sidecar, files: &TempDir) {
     give_to_web_server(files.path());
 }
 
-/// Lets the web server's user write there.
+/// Makes the web server's user the owner of the folder.
 #[track_caller]
 pub fn give_to_web_server(folder: &Path) {
     if geteuid().is_root() {
@@ -181,11 +183,11 @@ pub fn give_to_web_server(folder: &Path) {
     }
 }
 
-fn as_nobody(command: &mut Command) -> &mut Command {
+fn as_web_server_user(command: &mut Command) -> &mut Command {
     if geteuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
 }
 
-/// A web server at work; killed when it is dropped.
+/// A web server that runs. It is killed when it is dropped.
 pub struct Served {
     pub running: Running,
     _gateway: Option<Process>,
@@ -193,7 +195,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// On a connection of its own, as every client of the program has one.
+    /// A request on its own connection.
     pub fn request(&self, method: &str, target: &str) -> Request<'_> {
         self.running.request(method, target).header("Connection", "close")
     }

@@ -1,4 +1,4 @@
-//! The attacks, each against the real binary in front of an `ipmitool` that counts its runs.
+//! Attacks on the real binary, with a fake `ipmitool` that counts its runs.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -11,23 +11,23 @@ use crate::many_clients::{ManyClients, flood, send_and_reset, send_endlessly};
 use crate::monitor::{Monitor, sidecar, under_attack};
 use crate::support::{KEY, Running};
 
-/// Most attacks last as long as a request may: what they hold is then at its most.
+/// Most attacks last longer than the 5 s that a request may take. By then they hold as much as they can.
 const ATTACK_TIME: Duration = Duration::from_secs(6);
 
-/// After which a kernel repeats a connection request that was not answered (RFC 6298, 2).
-const TRIED_AGAIN: Duration = Duration::from_secs(1);
+/// After this time a kernel repeats a connection request without a reply (RFC 6298, 2).
+const SYN_RETRY: Duration = Duration::from_secs(1);
 
 const MEGABYTE: usize = 1_000_000;
 
 const HALF_A_HEAD: &str = "GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: ";
 
-/// One at a time of those that load the whole machine: they measure the sidecar, not each other.
+/// Attacks that load the whole machine run one at a time, so that they do not disturb each other.
 fn alone() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A change, with this field, that announces a body of so many bytes.
+/// A change with this field and this `Content-Length`.
 fn change(field: &str, length: &str) -> String {
     format!("POST /power/force-off HTTP/1.1\r\nHost: a\r\n{field}Content-Length: {length}\r\n\r\n")
 }
@@ -36,82 +36,83 @@ fn key_field() -> String {
     format!("X-API-Key: {KEY}\r\n")
 }
 
-fn besiege(name: &str, size: usize, opening: impl Into<Vec<u8>>, drip: impl Into<Vec<u8>>) {
+fn attack_with(name: &str, size: usize, first: impl Into<Vec<u8>>, repeated: impl Into<Vec<u8>>) {
     let _alone = alone();
     let sidecar = sidecar().start();
-    let crowd = ManyClients::new(size, sidecar.address, opening, drip);
-    under_attack(name, &sidecar, || crowd.besiege(ATTACK_TIME).connections);
+    let clients = ManyClients::new(size, sidecar.address, first, repeated);
+    under_attack(name, &sidecar, || clients.run_for(ATTACK_TIME).connections);
 }
 
 #[test]
-fn five_hundred_who_send_a_byte_a_second() {
-    besiege("500 slow heads, a byte a second", 500, HALF_A_HEAD, "x");
+fn five_hundred_clients_that_send_a_byte_a_second() {
+    attack_with("500 slow heads, a byte a second", 500, HALF_A_HEAD, "x");
 }
 
 #[test]
-fn four_thousand_who_send_a_byte_a_second() {
-    besiege("4,000 slow heads, a byte a second", 4_000, HALF_A_HEAD, "x");
+fn four_thousand_clients_that_send_a_byte_a_second() {
+    attack_with("4,000 slow heads, a byte a second", 4_000, HALF_A_HEAD, "x");
 }
 
 #[test]
 fn five_hundred_slow_bodies_without_a_key() {
-    besiege("500 slow bodies without a key", 500, change("", "5000"), "x");
+    attack_with("500 slow bodies without a key", 500, change("", "5000"), "x");
 }
 
 #[test]
 fn five_hundred_slow_bodies_with_a_key() {
-    besiege("500 slow bodies with a key", 500, change(&key_field(), "5000"), "x");
+    attack_with("500 slow bodies with a key", 500, change(&key_field(), "5000"), "x");
 }
 
-/// Many clients send a body in a packet of its own: bodies that never end must not keep that of another out.
+/// Many clients send the body in a packet of its own. Slow bodies of other clients must not keep it out.
 #[test]
-fn a_body_that_is_on_its_way_comes_through_among_slow_ones() {
+fn a_normal_body_is_read_among_many_slow_ones() {
     let sidecar = sidecar().start();
     let slow = change(&key_field(), "5000") + "x";
     let slow: Vec<_> = (0..100).map(|_| sidecar.connect().write(slow.as_bytes())).collect();
     let (head, body) = (change(&key_field(), "4"), b"1234");
-    let honest = sidecar.connect().write(head.as_bytes());
-    sidecar.get("/health").send(); // one thread reads: the head has been taken
-    assert_eq!(honest.write(body).reply().status, 200);
+    let normal = sidecar.connect().write(head.as_bytes());
+    sidecar.get("/health").send(); // one thread reads: the head has been read
+    assert_eq!(normal.write(body).reply().status, 200);
     drop(slow);
     assert_eq!(sidecar.ipmitool_runs().len(), 1);
 }
 
 #[test]
-fn a_thousand_who_never_read_their_reply() {
-    besiege("1,000 clients that never read", 1_000, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "");
+fn a_thousand_clients_that_never_read_their_reply() {
+    attack_with("1,000 clients that never read", 1_000, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "");
 }
 
 #[test]
-fn a_thousand_who_say_nothing() {
-    besiege("1,000 idle connections", 1_000, "", "");
+fn a_thousand_idle_connections() {
+    attack_with("1,000 idle connections", 1_000, "", "");
 }
 
 #[test]
-fn twenty_thousand_connections_as_fast_as_they_come() {
+fn twenty_thousand_connections_as_fast_as_possible() {
     let _alone = alone();
     let sidecar = sidecar().start();
     under_attack("connect flood without data", &sidecar, || flood(sidecar.address, 20_000, 1_000));
 }
 
-/// A machine that is flooded has other work too, and the sidecar may wait for a processor.
+/// On a busy machine, the sidecar may wait for a processor during a flood.
 #[test]
-fn a_client_in_a_flood_gets_in_although_the_sidecar_is_held_up() {
+fn a_client_can_connect_in_a_flood_while_the_sidecar_gets_no_processor() {
     let _alone = alone();
     let sidecar = sidecar().start();
     sidecar.signal(Signal::STOP);
     flood(sidecar.address, 3_000, 1_000);
-    TcpStream::connect_timeout(&sidecar.address, TRIED_AGAIN).expect("room in the backlog");
-    let honest = sidecar.get("/health").begin();
+    TcpStream::connect_timeout(&sidecar.address, SYN_RETRY).expect("room in the backlog");
+    let normal = sidecar.get("/health").begin();
     sidecar.signal(Signal::CONT);
-    assert_eq!(honest.reply().status, 200);
+    assert_eq!(normal.reply().status, 200);
 }
 
-/// What a client may send behind its reply, which is read and thrown away, and what the kernel holds of the rest.
-const TAKEN_AT_MOST: usize = 20 * MEGABYTE;
+/// The bytes that a client can send after its reply: some are read and ignored, and the kernel buffers the
+/// rest.
+const MAX_TAKEN: usize = 20 * MEGABYTE;
 
 #[test]
-fn lines_that_never_end() {
+fn heads_without_an_end() {
     const TIMES: usize = 5;
     let _alone = alone();
     let endless: [(&str, &str, &[u8]); 4] = [
@@ -120,21 +121,21 @@ fn lines_that_never_end() {
         ("headers without end", "GET /health HTTP/1.1\r\nHost: a\r\n", &b"X-A: b\r\n".repeat(8_000)),
         ("empty lines without end", "\r\n", &b"\r\n".repeat(32_000)),
     ];
-    for (name, opening, chunk) in endless {
+    for (name, first, chunk) in endless {
         let sidecar = sidecar().start();
         under_attack(name, &sidecar, || {
             for _ in 0..TIMES {
-                let taken = send_endlessly(sidecar.address, opening.as_bytes(), chunk, 100 * MEGABYTE);
-                assert!(taken < TAKEN_AT_MOST, "{taken} bytes of {name} were taken");
+                let taken = send_endlessly(sidecar.address, first.as_bytes(), chunk, 100 * MEGABYTE);
+                assert!(taken < MAX_TAKEN, "{taken} bytes of {name} were taken");
             }
             TIMES
         });
     }
 }
 
-/// Full buffers everywhere: 256 clients with all of the largest head but its end, and as many with the largest head
-/// and a body that streams behind it. The limit needs no right that a checkout lacks, as a cgroup would; it counts
-/// what the process may write to, touched or not, and is the stricter of the two.
+/// All buffers are full: 256 clients send the largest head without its end, and 256 send the largest head and
+/// a body that streams. `prlimit --data` needs no rights, but a cgroup does. It is stricter too: it counts
+/// all writable memory, used or not.
 #[test]
 fn full_buffers_fit_into_sixteen_megabytes() {
     let _alone = alone();
@@ -142,18 +143,18 @@ fn full_buffers_fit_into_sixteen_megabytes() {
         |start: &str, length: usize| format!("{start}X-Padding: {}", "x".repeat(length - start.len() - 11));
     let head = format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{}Content-Length: 65536\r\n", key_field());
     let whole = padded(&head, 8 * 1024 - 4) + "\r\n\r\n";
-    for (name, opening, drip) in [
+    for (name, first, repeated) in [
         ("256 heads of 8 KiB without an end, in 16 MB", padded(HALF_A_HEAD, 8 * 1024 - 1), 0),
-        ("256 heads of 8 KiB, bodies behind, in 16 MB", whole, 8 * 1024),
+        ("256 heads of 8 KiB with bodies, in 16 MB", whole, 8 * 1024),
     ] {
         let sidecar = sidecar().started_by(&["prlimit", "--data=16000000"]).start();
-        let crowd = ManyClients::new(256, sidecar.address, opening, vec![b'x'; drip]);
-        under_attack(name, &sidecar, || crowd.besiege(ATTACK_TIME).connections);
+        let clients = ManyClients::new(256, sidecar.address, first, vec![b'x'; repeated]);
+        under_attack(name, &sidecar, || clients.run_for(ATTACK_TIME).connections);
     }
 }
 
 #[test]
-fn three_thousand_who_reset_right_after_their_request() {
+fn three_thousand_clients_that_reset_after_their_request() {
     let _alone = alone();
     let sidecar = sidecar().start();
     let requests =
@@ -167,7 +168,7 @@ fn three_thousand_who_reset_right_after_their_request() {
 }
 
 #[test]
-fn a_million_requests_down_the_pipe() {
+fn a_million_pipelined_requests() {
     const REQUESTS: usize = 1_000_000;
     let _alone = alone();
     let sidecar = sidecar().start();
@@ -184,9 +185,9 @@ fn a_million_requests_down_the_pipe() {
     });
 }
 
-/// Each hides a change with a valid key where only a confused reader would find it.
+/// Request smuggling: each request contains a change with a valid key, which only a wrong parser would find.
 #[test]
-fn a_request_hidden_in_another_is_not_found() {
+fn a_request_hidden_in_another_is_not_run() {
     let sidecar = sidecar().start();
     let hidden = change(&key_field(), "0");
     let length = hidden.len().to_string();
@@ -194,7 +195,7 @@ fn a_request_hidden_in_another_is_not_found() {
     let attacks = [
         change("", &length) + &hidden,
         change("X-API-Key: wrong\r\n", "0") + &hidden,
-        change(&key_field(), &(hidden.len() + 1).to_string()) + &hidden, // and never its last byte
+        change(&key_field(), &(hidden.len() + 1).to_string()) + &hidden, // without its last byte
         change("", "0\r\nTransfer-Encoding: chunked") + "0\r\n\r\n" + &hidden,
         change(&key_field(), "4\r\nTransfer-Encoding: chunked") + "0\r\n\r\n" + &hidden,
         change(&key_field(), &format!("0\r\nContent-Length: {length}")) + &hidden,
@@ -212,17 +213,17 @@ fn a_request_hidden_in_another_is_not_found() {
     ];
     under_attack("a request hidden in another", &sidecar, || {
         for attack in &attacks {
-            sidecar.raw(attack.as_bytes()); // fails on anything behind the one reply
+            sidecar.raw(attack.as_bytes()); // fails if more bytes follow the reply
         }
         attacks.len()
     });
 }
 
-/// What is announced is neither allocated nor waited for without a key.
+/// Without a key, the sidecar neither allocates nor awaits an announced body.
 #[test]
-fn lengths_that_lie() {
+fn false_lengths() {
     let sidecar = sidecar().start();
-    let lies = [
+    let lengths = [
         "100000000000000000",
         "5000",
         "-1",
@@ -239,11 +240,11 @@ fn lengths_that_lie() {
         "5000\r\nExpect: 100-continue",
     ];
     under_attack("bodies that are announced and never sent", &sidecar, || {
-        for length in lies.iter().cycle().take(20 * lies.len()) {
+        for length in lengths.iter().cycle().take(20 * lengths.len()) {
             let reply = sidecar.raw(change("", length).as_bytes());
             assert!([400, 401].contains(&reply.status), "{length:?}: {}", reply.status);
         }
-        20 * lies.len()
+        20 * lengths.len()
     });
 }
 
@@ -251,30 +252,30 @@ fn lengths_that_lie() {
 fn three_hundred_clients_of_sixty_four_descriptors() {
     let _alone = alone();
     let sidecar = sidecar().started_by(&["prlimit", "--nofile=64"]).start();
-    let crowd = ManyClients::new(300, sidecar.address, HALF_A_HEAD, "x");
-    under_attack("300 connections, 64 descriptors", &sidecar, || crowd.besiege(ATTACK_TIME).connections);
+    let clients = ManyClients::new(300, sidecar.address, HALF_A_HEAD, "x");
+    under_attack("300 connections, 64 descriptors", &sidecar, || clients.run_for(ATTACK_TIME).connections);
 }
 
 #[test]
-fn a_listener_without_a_descriptor_left_recovers() {
+fn the_listener_recovers_when_it_had_no_descriptor_left() {
     let sidecar = sidecar().start();
-    let watch = Monitor::over(&sidecar, &[]);
-    let most = sidecar.resources().descriptors;
-    limit(&sidecar, &[], &format!("--nofile={most}:"));
+    let monitor = Monitor::start(&sidecar, &[]);
+    let in_use = sidecar.resources().descriptors;
+    limit(&sidecar, &[], &format!("--nofile={in_use}:"));
     let waiting: Vec<_> = (0..50).map(|_| sidecar.get("/health").begin()).collect();
     sidecar.logs("accepting connections fails");
     limit(&sidecar, &[], "--nofile=1024:");
     for connection in waiting {
         assert_eq!(connection.reply().status, 200);
     }
-    watch.conclude("no descriptor left for a time", 50);
+    monitor.finish("no descriptor left for a while", 50);
 }
 
 #[test]
-fn a_process_limit_fails_the_request_and_no_more() {
-    // Root is subject to no such limit, so it becomes a user who has no other process, and keeps no right but that to
-    // files, which it needs to reach the program under test.
-    const SOMEBODY: [&str; 7] = [
+fn a_process_limit_fails_only_the_request() {
+    // The limit does not apply to root. As root, the test becomes a user without other processes. It keeps
+    // only the right to read files, which it needs for the program under test.
+    const OTHER_USER: [&str; 7] = [
         "setpriv",
         "--reuid=61234",
         "--regid=61234",
@@ -283,17 +284,17 @@ fn a_process_limit_fails_the_request_and_no_more() {
         "--ambient-caps=-all,+dac_override",
         "--bounding-set=-all,+dac_override",
     ];
-    let user: &[&str] = if geteuid().is_root() { &SOMEBODY } else { &[] };
+    let user: &[&str] = if geteuid().is_root() { &OTHER_USER } else { &[] };
     let sidecar = sidecar().started_by(user).start();
-    let mut watch = Monitor::over(&sidecar, user);
+    let mut monitor = Monitor::start(&sidecar, user);
     limit(&sidecar, user, "--nproc=1:");
     for _ in 0..20 {
-        watch.look(500);
+        monitor.check(500);
     }
     let reply = sidecar.post("/power/on").key(KEY).expect_failure(500, "internal");
     reply.error_contains("");
     limit(&sidecar, user, "--nproc=4096:");
-    watch.conclude("no process left for a time", 20);
+    monitor.finish("no process left for a while", 20);
 }
 
 /// Sets a soft limit of the running sidecar.
@@ -304,16 +305,16 @@ fn limit(sidecar: &Running, user: &[&str], limit: &str) {
     assert!(status.expect("prlimit and setpriv, of util-linux").success(), "{words:?}");
 }
 
-/// What a page of another site can make a browser send to a household's sidecar (Fetch, 3.2 and 4.8; W3C Fetch
-/// Metadata), even where the browser holds the key.
+/// Requests that a page of another site can make a browser send (Fetch, 3.2 and 4.8; W3C Fetch Metadata),
+/// with and without the key.
 #[test]
 fn a_page_of_another_site_changes_nothing() {
     let sidecar = sidecar().start();
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
     let text = "Content-Type: text/plain;charset=UTF-8\r\n";
     let multipart = "Content-Type: multipart/form-data; boundary=----x\r\n";
-    let mut asked = 0;
-    under_attack("requests by other sites' pages", &sidecar, || {
+    let mut requests = 0;
+    under_attack("requests by pages of other sites", &sidecar, || {
         for change in ["on", "off", "force-off", "cycle", "reset"] {
             for site in ["cross-site", "same-site"] {
                 for (mode, content) in
@@ -327,11 +328,11 @@ fn a_page_of_another_site_changes_nothing() {
                             "POST /power/{change} HTTP/1.1\r\nHost: a\r\n{fields}{key}Content-Length: 7\r\n\r\na=b&c=d"
                         );
                         assert_eq!(sidecar.raw(request.as_bytes()).status, expected, "{request}");
-                        asked += 1;
+                        requests += 1;
                     }
                 }
             }
-            // The question before a request with a field of its own gets no leave.
+            // The preflight of a request with a custom field is refused.
             let preflight = sidecar
                 .request("OPTIONS", &format!("/power/{change}"))
                 .header("Origin", "https://page.example")
@@ -342,13 +343,13 @@ fn a_page_of_another_site_changes_nothing() {
             assert!(!preflight.has_header("access-control-allow-origin"));
             // Images, links and address bars send a GET.
             assert_eq!(sidecar.get(&format!("/power/{change}")).key(KEY).send().status, 405);
-            asked += 2;
+            requests += 2;
         }
-        asked
+        requests
     });
 }
 
-/// As a browser sends a key that it has kept: base64 of `x:KEY`.
+/// A browser sends a stored key like this: base64 of `x:KEY`.
 fn basic_field() -> String {
     "Authorization: Basic eDprM3ktYThmNWYxNjdmNDRmNDk2NGU2Yzk5OGRlZTgyNzExMGM=\r\n".to_owned()
 }

@@ -1,4 +1,4 @@
-//! The clients people use, on every route, and when they are turned away in the middle of what they say.
+//! Common HTTP clients, on every route. Some are refused while they still send their body.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::monitor::sidecar;
 use crate::packages::python_clients;
 use crate::support::{KEY, Running, require};
 
-/// What a client that comes to every route says, and is told.
+/// A request of a client, and the expected reply.
 struct Row {
     method: &'static str,
     path: &'static str,
     key: &'static str,
     /// The length of its body.
     bytes: usize,
-    /// Whether it asks for leave first, where a client can be made to.
+    /// `expect` when the client should send `Expect: 100-continue`. Not all clients can.
     flags: &'static str,
     status: u16,
     body: Value,
@@ -69,10 +69,10 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// Lets a client say all rows, several times since what goes wrong goes wrong now and then, and compares what it was
-/// told. `has_error_bodies`: it shows the body of a reply whose status is an error.
+/// Lets a client send all rows and compares the replies. Repeats them, since some errors occur only now and
+/// then. `has_error_bodies`: the client shows the body of an error.
 #[track_caller]
-fn talk(client: &mut Command, has_error_bodies: bool) {
+fn test_client(client: &mut Command, has_error_bodies: bool) {
     const TIMES: usize = 3;
     let sidecar = sidecar().env("POWER_COOLDOWN", "0").start();
     let rows = rows();
@@ -80,21 +80,21 @@ fn talk(client: &mut Command, has_error_bodies: bool) {
         format!("{method} {path} {key} {bytes} {flags}\n")
     });
     let lines = lines.collect::<String>().repeat(TIMES);
-    let told = said_to(client, &sidecar, &lines);
+    let replies = run_client(client, &sidecar, &lines);
     let wrong: Vec<_> = lines
         .lines()
-        .zip(told.lines().chain(std::iter::repeat("nothing")))
+        .zip(replies.lines().chain(std::iter::repeat("nothing")))
         .zip(rows.iter().cycle())
-        .filter(|((_, told), row)| !is_expected(row, told, has_error_bodies))
+        .filter(|((_, reply), row)| !is_expected(row, reply, has_error_bodies))
         .map(|(pair, _)| pair)
         .collect();
-    assert!(wrong.is_empty(), "said and told: {wrong:#?}");
+    assert!(wrong.is_empty(), "requests and wrong replies: {wrong:#?}");
     let runs = rows.iter().filter(|row| row.status == 200 && row.path != "/health").count();
     assert_eq!(sidecar.ipmitool_runs().len(), TIMES * runs);
 }
 
-fn is_expected(row: &Row, told: &str, has_error_bodies: bool) -> bool {
-    let (status, body) = told.split_once(' ').unwrap_or((told, ""));
+fn is_expected(row: &Row, reply: &str, has_error_bodies: bool) -> bool {
+    let (status, body) = reply.split_once(' ').unwrap_or((reply, ""));
     if status != row.status.to_string() {
         return false;
     }
@@ -109,7 +109,7 @@ fn is_expected(row: &Row, told: &str, has_error_bodies: bool) -> bool {
 }
 
 #[track_caller]
-fn said_to(client: &mut Command, sidecar: &Running, lines: &str) -> String {
+fn run_client(client: &mut Command, sidecar: &Running, lines: &str) -> String {
     let client = client.env("BASE", format!("http://{}", sidecar.address)).env("NO_PROXY", "*");
     let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
     child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("a client that reads");
@@ -118,7 +118,7 @@ fn said_to(client: &mut Command, sidecar: &Running, lines: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A script beside this file, run by a program that must be there.
+/// A command that runs a script of `clients` with this program.
 #[track_caller]
 fn script(program: &str, name: &str) -> Command {
     let mut command = Command::new(require(program));
@@ -129,31 +129,31 @@ fn script(program: &str, name: &str) -> Command {
 #[test]
 fn curl() {
     require("curl");
-    talk(&mut script("sh", "curl.sh"), true);
+    test_client(&mut script("sh", "curl.sh"), true);
 }
 
 #[test]
 fn wget_of_busybox() {
     require("busybox");
-    talk(&mut script("sh", "wget.sh"), false);
+    test_client(&mut script("sh", "wget.sh"), false);
 }
 
 #[test]
 fn http_client_of_python() {
-    talk(&mut script("python3", "http_client.py"), true);
+    test_client(&mut script("python3", "http_client.py"), true);
 }
 
 #[test]
 fn aiohttp() {
-    talk(script("python3", "aiohttp_client.py").env("PYTHONPATH", python_clients()), true);
+    test_client(script("python3", "aiohttp_client.py").env("PYTHONPATH", python_clients()), true);
 }
 
 #[test]
 fn httpx() {
-    talk(script("python3", "httpx_client.py").env("PYTHONPATH", python_clients()), true);
+    test_client(script("python3", "httpx_client.py").env("PYTHONPATH", python_clients()), true);
 }
 
 #[test]
 fn fetch_of_node() {
-    talk(&mut script("node", "fetch.mjs"), true);
+    test_client(&mut script("node", "fetch.mjs"), true);
 }

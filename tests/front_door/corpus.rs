@@ -1,4 +1,4 @@
-//! Requests that no one here wrote: those of gunicorn's own tests.
+//! Requests from gunicorn's tests, so that not all requests are our own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,19 +12,19 @@ use crate::monitor::sidecar;
 use crate::packages::gunicorn_requests;
 use crate::support::KEY;
 
-/// More than the five seconds after which an incomplete request is given up.
+/// More than the 5 s after which an incomplete request times out.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests that are sent at a time: fewer than changes may wait.
+/// The number of requests at the same time. It must not fill the queue of changes.
 const AT_A_TIME: usize = 8;
 
-const NO_CODING: &str = "a transfer coding: nobody needs one to send a body that is not looked at";
+const NO_CODING: &str = "a transfer coding: no client needs one for a body that is ignored";
 const NO_FOLDING: &str =
     "a folded field: obsolete, and read differently by different readers (RFC 9112, 5.2)";
-const NO_PROXY_LINE: &str = "the PROXY protocol, which no one has told us to expect";
-const NO_TUNNEL: &str = "a target for CONNECT, which only a proxy serves";
+const NO_PROXY_LINE: &str = "the PROXY protocol, which is not supported";
+const NO_TUNNEL: &str = "a target for CONNECT, which only a proxy accepts";
 
-/// Valid ones that are refused on purpose.
+/// Valid requests that are refused on purpose.
 const REFUSED: [(&str, u16, &str); 28] = [
     ("005", 400, "a fragment, which no target has (RFC 9112, 3.2)"),
     ("010", 400, NO_CODING),
@@ -36,7 +36,7 @@ const REFUSED: [(&str, u16, &str); 28] = [
     ("025", 400, NO_CODING),
     ("025_line", 400, NO_CODING),
     ("026", 431, "a field of 8,190 bytes: the head has more than 8 KiB"),
-    ("028", 400, "a space before a colon, taken only on request (RFC 9112, 5.1, demands 400)"),
+    ("028", 400, "a space before a colon, which gunicorn accepts as an option (RFC 9112, 5.1, demands 400)"),
     ("029", 400, NO_CODING),
     ("030", 400, NO_CODING),
     ("compat_obs_fold", 400, NO_FOLDING),
@@ -56,72 +56,72 @@ const REFUSED: [(&str, u16, &str); 28] = [
     ("rfc9112_target_authority_ipv6_01", 400, NO_TUNNEL),
 ];
 
-/// Invalid ones that are as good as any other here.
-const TAKEN: [(&str, &str); 6] = [
-    ("010", "a field of 13 bytes: only its own settings forbid that"),
-    ("011", "three fields: only its own settings forbid that"),
-    ("012", "a field of 99 bytes: only its own settings forbid that"),
-    ("019", "X-Forwarded-Proto against X-Forwarded-Ssl: neither is read"),
+/// Requests that are invalid for gunicorn and valid here.
+const ACCEPTED: [(&str, &str); 6] = [
+    ("010", "a field of 13 bytes: only gunicorn's settings forbid it"),
+    ("011", "three fields: only gunicorn's settings forbid them"),
+    ("012", "a field of 99 bytes: only gunicorn's settings forbid it"),
+    ("019", "X-Forwarded-Proto contradicts X-Forwarded-Ssl: neither is read"),
     (
         "040",
-        "Transfer_Encoding, another field than Transfer-Encoding: nobody turns both into one variable here",
+        "Transfer_Encoding, which is not Transfer-Encoding: no gateway here turns both into one variable",
     ),
     ("041", "two Content-Type: neither is read"),
 ];
 
 #[test]
-fn what_gunicorn_finds_invalid_runs_nothing() {
+fn requests_that_gunicorn_calls_invalid_run_nothing() {
     let sidecar = sidecar().start();
     let address = sidecar.address;
     let files = requests("invalid");
-    let asked = answers(address, &files, <[u8]>::to_vec);
-    for (name, status) in &asked {
+    let statuses = replies(address, &files, <[u8]>::to_vec);
+    for (name, status) in &statuses {
         assert!(status.is_none_or(|status| (400..500).contains(&status)), "{name}: {status:?}");
     }
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 
-    // Most of them would be refused for their path alone, or for a missing Host or key.
-    let aimed = answers(address, &files, aimed);
-    let wrong: Vec<_> = aimed
+    // The sidecar refuses most of them for their path, or for a missing Host or key. So these are set, to
+    // test the rest.
+    let changes = replies(address, &files, as_change);
+    let wrong: Vec<_> = changes
         .iter()
         .filter(|(name, status)| {
-            let is_taken = TAKEN.iter().any(|(taken, _)| taken == name);
-            !status.map_or(
-                !is_taken,
-                |status| if is_taken { status == 200 } else { (400..500).contains(&status) },
-            )
+            let is_accepted = ACCEPTED.iter().any(|(accepted, _)| accepted == name);
+            !status.map_or(!is_accepted, |status| {
+                if is_accepted { status == 200 } else { (400..500).contains(&status) }
+            })
         })
         .collect();
-    assert!(wrong.is_empty(), "answered: {wrong:?}");
-    assert_eq!(sidecar.ipmitool_runs().len(), TAKEN.len());
-    report("invalid", &asked, TAKEN.len());
+    assert!(wrong.is_empty(), "wrong statuses: {wrong:?}");
+    assert_eq!(sidecar.ipmitool_runs().len(), ACCEPTED.len());
+    report("invalid", &statuses, ACCEPTED.len());
 }
 
 #[test]
-fn what_gunicorn_finds_valid_is_understood() {
+fn requests_that_gunicorn_calls_valid_are_understood() {
     let sidecar = sidecar().start();
     let files = requests("valid");
-    let asked = answers(sidecar.address, &files, with_host);
-    let wrong: Vec<_> = asked
+    let statuses = replies(sidecar.address, &files, with_host);
+    let wrong: Vec<_> = statuses
         .iter()
         .filter(|(name, status)| {
             let refused = REFUSED.iter().find(|(refused, ..)| refused == name);
-            // None of its paths is one of ours.
+            // None of the paths is a route of the sidecar.
             **status != Some(refused.map_or(404, |(_, status, _)| *status))
         })
         .collect();
-    assert!(wrong.is_empty(), "answered: {wrong:?}");
+    assert!(wrong.is_empty(), "wrong statuses: {wrong:?}");
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
-    report("valid", &asked, REFUSED.len());
+    report("valid", &statuses, REFUSED.len());
 }
 
-/// For people, past the test runner.
-fn report(kind: &str, asked: &BTreeMap<String, Option<u16>>, exceptions: usize) {
-    let line = format!("gunicorn's {kind} requests: {} files, {exceptions} exceptions\n", asked.len());
+/// Prints a line to standard error, which the test runner does not hide.
+fn report(kind: &str, statuses: &BTreeMap<String, Option<u16>>, exceptions: usize) {
+    let line = format!("gunicorn's {kind} requests: {} files, {exceptions} exceptions\n", statuses.len());
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Each file and its request, as gunicorn's `tests/treq.py` decodes it.
+/// The name and the request of each file, decoded as in gunicorn's `tests/treq.py`.
 #[track_caller]
 fn requests(kind: &str) -> BTreeMap<String, Vec<u8>> {
     let folder = gunicorn_requests().join(kind);
@@ -138,7 +138,7 @@ fn requests(kind: &str) -> BTreeMap<String, Vec<u8>> {
     requests
 }
 
-/// Link ends of the file mean nothing; a backslash begins `\r`, `\n`, `\t`, `\0` or `\xHH`.
+/// Line ends in the file are ignored. A backslash starts an escape: `\r`, `\n`, `\t`, `\0` or `\xHH`.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let mut rest = text.iter().copied().filter(|byte| *byte != b'\n');
     let mut bytes = Vec::new();
@@ -161,7 +161,7 @@ fn decoded(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// With the Host that HTTP/1.1 demands and that gunicorn does not miss (RFC 9112, 3.2).
+/// Adds the Host that HTTP/1.1 requires and gunicorn does not (RFC 9112, 3.2).
 fn with_host(bytes: &[u8]) -> Vec<u8> {
     if bytes.to_ascii_lowercase().windows(7).any(|window| window == b"\r\nhost:") {
         return bytes.to_vec();
@@ -169,13 +169,13 @@ fn with_host(bytes: &[u8]) -> Vec<u8> {
     with_fields(bytes, "Host: a\r\n")
 }
 
-/// The same flaw in a request that would be carried out.
-fn aimed(bytes: &[u8]) -> Vec<u8> {
+/// Turns a request into a change with a valid key. Keeps its flaw.
+fn as_change(bytes: &[u8]) -> Vec<u8> {
     let bytes = with_fields(&with_host(bytes), &format!("X-API-Key: {KEY}\r\n"));
     let line_end = bytes.windows(2).position(|window| window == b"\r\n").unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(line_end);
     match line.split(|byte| *byte == b' ').collect::<Vec<_>>()[..] {
-        // A target that is itself the flaw is left as it is.
+        // A target that is itself the flaw stays.
         [method, target, version] if target.starts_with(b"/") && is_plain(target) => {
             let method = if [&b"GET"[..], b"PUT"].contains(&method) { b"POST" } else { method };
             [method, b" /power/on ", version, rest].concat()
@@ -188,7 +188,7 @@ fn is_plain(target: &[u8]) -> bool {
     target.len() < 1_000 && target.iter().all(u8::is_ascii_graphic)
 }
 
-/// With these fields in front of the others, where there is a first line to stand behind.
+/// Inserts these fields after the request line, if there is one.
 fn with_fields(bytes: &[u8], fields: &str) -> Vec<u8> {
     let start = bytes.windows(2).position(|window| window != b"\r\n" && window[0] != b'\n').unwrap_or(0);
     match bytes[start..].windows(2).position(|window| window == b"\r\n") {
@@ -200,9 +200,9 @@ fn with_fields(bytes: &[u8], fields: &str) -> Vec<u8> {
     }
 }
 
-/// The status of each answer; `None` where the connection was closed without one.
+/// The status of each reply, or `None` if the connection was closed without one.
 #[track_caller]
-fn answers(
+fn replies(
     address: SocketAddr,
     files: &BTreeMap<String, Vec<u8>>,
     request: impl Fn(&[u8]) -> Vec<u8> + Sync,
@@ -227,12 +227,12 @@ fn answers(
 fn status_of(address: SocketAddr, request: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(address).expect("a listener");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
-    let _ = stream.write_all(request); // it may have been answered and closed half-way
+    let _ = stream.write_all(request); // the sidecar may reply and close before the end
     let mut reply = Vec::new();
     let end = stream.read_to_end(&mut reply);
     assert!(
         !end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock),
-        "neither answered nor closed: {}",
+        "neither a reply nor a close: {}",
         String::from_utf8_lossy(request)
     );
     let reply = String::from_utf8_lossy(&reply);

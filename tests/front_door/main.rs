@@ -1,6 +1,7 @@
-//! The front door under attack: no input, load or exhaustion ends it, slows `/health` or runs anything without a key.
+//! The listener under attack: no input, load or lack of resources ends the program, slows `/health` down or
+//! runs a command without a key.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may end where it finds what cannot be")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 mod attacks;
 mod clients;

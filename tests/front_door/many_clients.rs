@@ -1,4 +1,4 @@
-//! Attackers, thousands of them in one thread.
+//! Thousands of hostile clients in one thread.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,104 +11,107 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Between two turns of an attacker: its reply has been read and its connection closed by then, if ever.
+/// The time between two turns of a client. In this time, the sidecar replies and closes the connection, if it
+/// does.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The turns of a crowd are spread over this many parts of `PAUSE`, as strangers' would be.
+/// `PAUSE` has this many parts. The turns of the clients are spread over them, as those of independent
+/// clients are.
 const PARTS: u32 = 20;
 
-/// For 4,000 attackers and all else that this process has open.
+/// Enough descriptors for 4,000 clients and all other files of this process.
 const DESCRIPTORS: u64 = 4_600;
 
-/// A write to someone who takes nothing more ends after this.
+/// The time-out of a write to a sidecar that no longer reads.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// What our side holds of bytes that the other one does not take.
+/// The send buffer on our side, for bytes that the sidecar has not taken yet.
 const SEND_BUFFER: usize = 16 * 1024;
 
-/// Strangers who all behave alike, each with one connection, and with a new one a turn after it was closed.
+/// Clients that all do the same. Each has one connection, and opens a new one when it is closed.
 pub struct ManyClients {
     address: SocketAddr,
-    opening: Vec<u8>,
-    drip: Vec<u8>,
-    attackers: Vec<Client>,
+    first: Vec<u8>,
+    repeated: Vec<u8>,
+    clients: Vec<Client>,
     pub connections: usize,
 }
 
 #[derive(Default)]
 struct Client {
     socket: Option<OwnedFd>,
-    has_opened: bool,
+    has_sent_first: bool,
 }
 
 impl ManyClients {
-    /// Each connects and sends `opening`, then `drip` once a second, and never reads.
+    /// Each client connects and sends `first`, then `repeated` once a second. It never reads.
     pub fn new(
         size: usize,
         address: SocketAddr,
-        opening: impl Into<Vec<u8>>,
-        drip: impl Into<Vec<u8>>,
+        first: impl Into<Vec<u8>>,
+        repeated: impl Into<Vec<u8>>,
     ) -> Self {
         allow_descriptors();
-        let attackers = (0..size).map(|_| Client::default()).collect();
-        ManyClients { address, opening: opening.into(), drip: drip.into(), attackers, connections: 0 }
+        let clients = (0..size).map(|_| Client::default()).collect();
+        ManyClients { address, first: first.into(), repeated: repeated.into(), clients, connections: 0 }
     }
 
-    /// All come at once, and keep at it for so long.
-    pub fn besiege(mut self, time: Duration) -> Self {
+    /// Connects all clients at once and gives them turns for this time.
+    pub fn run_for(mut self, time: Duration) -> Self {
         let until = Instant::now() + time;
-        self.take_turns(0..self.attackers.len());
-        let part = self.attackers.len().div_ceil(PARTS as usize);
+        self.take_turns(0..self.clients.len());
+        let part = self.clients.len().div_ceil(PARTS as usize);
         while Instant::now() < until {
-            for first in (0..self.attackers.len()).step_by(part) {
+            for first in (0..self.clients.len()).step_by(part) {
                 let next = Instant::now() + PAUSE / PARTS;
                 self.drop_closed();
-                self.take_turns(first..(first + part).min(self.attackers.len()));
+                self.take_turns(first..(first + part).min(self.clients.len()));
                 sleep(next.saturating_duration_since(Instant::now()));
             }
         }
         self
     }
 
-    fn take_turns(&mut self, who: std::ops::Range<usize>) {
-        for attacker in &mut self.attackers[who] {
-            let Some(socket) = &attacker.socket else {
-                attacker.socket = Some(connect(self.address));
-                attacker.has_opened = false;
+    fn take_turns(&mut self, range: std::ops::Range<usize>) {
+        for client in &mut self.clients[range] {
+            let Some(socket) = &client.socket else {
+                client.socket = Some(connect(self.address));
+                client.has_sent_first = false;
                 self.connections += 1;
-                attacker.open(&self.opening);
+                client.send_first(&self.first);
                 continue;
             };
-            if attacker.has_opened {
-                let _ = net::send(socket, &self.drip, SendFlags::NOSIGNAL); // an end shows in `poll`
+            if client.has_sent_first {
+                // An error is ignored: `poll` shows a closed connection.
+                let _ = net::send(socket, &self.repeated, SendFlags::NOSIGNAL);
             } else {
-                attacker.open(&self.opening);
+                client.send_first(&self.first);
             }
         }
     }
 
     fn drop_closed(&mut self) {
-        let sockets = self.attackers.iter().filter_map(|attacker| attacker.socket.as_ref());
+        let sockets = self.clients.iter().filter_map(|client| client.socket.as_ref());
         let mut fds: Vec<_> = sockets.map(|socket| PollFd::new(socket, PollFlags::RDHUP)).collect();
         poll(&mut fds, Some(&Timespec::default())).expect("poll");
         let closed: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let connected = self.attackers.iter_mut().filter(|attacker| attacker.socket.is_some());
-        for (attacker, _) in connected.zip(closed).filter(|(_, is_closed)| *is_closed) {
-            attacker.socket = None;
+        let connected = self.clients.iter_mut().filter(|client| client.socket.is_some());
+        for (client, _) in connected.zip(closed).filter(|(_, is_closed)| *is_closed) {
+            client.socket = None;
         }
     }
 }
 
 impl Client {
-    /// What does not go out now goes out next time: a connection may need a moment to be made.
-    fn open(&mut self, opening: &[u8]) {
+    /// Sends `first`. When the connection is not established yet, the next turn sends it.
+    fn send_first(&mut self, first: &[u8]) {
         let Some(socket) = &self.socket else { return };
-        let sent = opening.is_empty() || net::send(socket, opening, SendFlags::NOSIGNAL).is_ok();
-        self.has_opened = sent;
+        let sent = first.is_empty() || net::send(socket, first, SendFlags::NOSIGNAL).is_ok();
+        self.has_sent_first = sent;
     }
 }
 
-/// A connection on its way, which will leave nothing behind in the kernel when it is closed.
+/// Starts a connection. Closing it resets it, so it leaves nothing behind in the kernel.
 fn connect(address: SocketAddr) -> OwnedFd {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
@@ -119,27 +122,27 @@ fn connect(address: SocketAddr) -> OwnedFd {
     }
 }
 
-/// Connects this often, as fast as it goes, says nothing, and keeps the last `held` connections open.
+/// Connects this often, as fast as possible, and sends nothing. The last `held` connections stay open.
 pub fn flood(address: SocketAddr, connections: usize, held: usize) -> usize {
     allow_descriptors();
     let mut ring: Vec<Option<OwnedFd>> = (0..held).map(|_| None).collect();
     for number in 0..connections {
-        ring[number % held] = None; // frees the port before the next one is taken
+        ring[number % held] = None; // frees the port before the next connection
         ring[number % held] = Some(connect(address));
     }
     connections
 }
 
-/// Sends `opening` and then `chunk` again and again, without reading, until `limit` bytes or the end. Returns how
-/// many bytes were taken.
-pub fn send_endlessly(address: SocketAddr, opening: &[u8], chunk: &[u8], limit: usize) -> usize {
+/// Sends `first` and then `chunk` repeatedly, without reading, up to `limit` bytes or until the connection is
+/// closed. Returns the number of bytes that were taken.
+pub fn send_endlessly(address: SocketAddr, first: &[u8], chunk: &[u8], limit: usize) -> usize {
     let mut stream = TcpStream::connect(address).expect("a listener");
     stream.set_write_timeout(Some(STUCK)).expect("a time-out");
-    // Or our own kernel would take megabytes before the first one goes out.
+    // Otherwise our own kernel would buffer megabytes.
     sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER).expect("a socket option");
     let mut taken = 0;
     while taken < limit {
-        let piece = if taken < opening.len() { &opening[taken..] } else { chunk };
+        let piece = if taken < first.len() { &first[taken..] } else { chunk };
         match stream.write(piece) {
             Ok(length) => taken += length,
             Err(error) if [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()) => {

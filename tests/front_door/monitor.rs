@@ -1,4 +1,4 @@
-//! What others feel of an attack while it goes on, and what it costs the sidecar.
+//! Checks the sidecar during an attack: its replies to other clients, its memory and its threads.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,18 +12,19 @@ use serde_json::json;
 
 use crate::support::{KEY, Running, Sidecar, eventually};
 
-/// `/health` waits for nothing: what a kubelet gives a probe.
+/// `/health` waits for nothing. The kubelet gives a probe one second.
 const HEALTH_LIMIT: Duration = Duration::from_secs(1);
 
-/// In KiB: of the whole process, in the build that is tested. (PSS: shared pages count in shares.)
+/// In KiB, for the whole process, in the tested build. PSS divides shared pages between the processes that
+/// use them.
 const PSS_LIMIT: u64 = 5 * 1024;
 
 const THREAD_LIMIT: u64 = 5;
 
-/// Between two looks.
+/// The time between two checks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Answers every command as a BMC that is on would.
+/// Answers every command like a BMC whose server is on.
 pub const ANSWERING: &str = r#"case "$*" in
 *"power status") echo "Chassis Power is on" ;;
 *"power on") echo "Chassis Power Control: Up/On" ;;
@@ -37,23 +38,23 @@ pub fn sidecar() -> Sidecar {
     Sidecar::with_fake_ipmitool(ANSWERING)
 }
 
-/// An observer, who is also the honest caller.
+/// Sends normal requests during an attack and measures the sidecar.
 pub struct Monitor<'a> {
     sidecar: &'a Running,
-    /// A program that reads files of `/proc` as the sidecar's own user.
+    /// A launcher that reads files of `/proc` as the user of the sidecar.
     reader: &'a [&'a str],
     descriptors: usize,
     health: Duration,
     keyed: Duration,
     pss: u64,
     threads: u64,
-    looks: usize,
+    checks: usize,
 }
 
 impl<'a> Monitor<'a> {
     #[track_caller]
-    pub fn over(sidecar: &'a Running, reader: &'a [&'a str]) -> Self {
-        let mut watch = Monitor {
+    pub fn start(sidecar: &'a Running, reader: &'a [&'a str]) -> Self {
+        let mut monitor = Monitor {
             sidecar,
             reader,
             descriptors: 0,
@@ -61,16 +62,16 @@ impl<'a> Monitor<'a> {
             keyed: Duration::ZERO,
             pss: 0,
             threads: 0,
-            looks: 0,
+            checks: 0,
         };
-        watch.look(200);
-        watch.descriptors = sidecar.resources().descriptors;
-        watch
+        monitor.check(200);
+        monitor.descriptors = sidecar.resources().descriptors;
+        monitor
     }
 
-    /// Asks for `/health` and, with a key, for the power status, which must have this outcome.
+    /// Requests `/health`, and the power status with a key, which must have this status code.
     #[track_caller]
-    pub fn look(&mut self, status: u16) {
+    pub fn check(&mut self, status: u16) {
         let begun = Instant::now();
         let healthy = json!({"status": "healthy", "service": "ipmi-sidecar"});
         self.sidecar.get("/health").expect(200, healthy);
@@ -86,41 +87,39 @@ impl<'a> Monitor<'a> {
         self.threads = self.threads.max(self.number_in("status", "Threads:"));
         assert!(self.pss < PSS_LIMIT, "{} KiB", self.pss);
         assert!(self.threads <= THREAD_LIMIT, "{} threads", self.threads);
-        self.looks += 1;
+        self.checks += 1;
     }
 
-    /// The end of an attack: everything works as before, and everything is given back.
+    /// After the attack, everything must work as before, and all descriptors must be closed.
     #[track_caller]
-    pub fn conclude(mut self, name: &str, connections: usize) {
-        self.look(200);
-        let unasked = self.runs(|arguments| !arguments.ends_with("power status"));
+    pub fn finish(mut self, name: &str, connections: usize) {
+        self.check(200);
+        let without_key = self.runs(|arguments| !arguments.ends_with("power status"));
         let statuses = self.runs(|arguments| arguments.ends_with("power status"));
-        assert_eq!(unasked, 0, "runs that nobody with a key asked for");
-        assert!(statuses <= self.looks, "{statuses} runs for {} questions", self.looks);
+        assert_eq!(without_key, 0, "runs without a key");
+        assert!(statuses <= self.checks, "{statuses} runs for {} requests", self.checks);
 
-        let switched =
-            json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
-        self.sidecar.post("/power/on").key(KEY).expect(200, switched);
+        let done = json!({"success": true, "output": "Chassis Power Control: Up/On", "command": "power on"});
+        self.sidecar.post("/power/on").key(KEY).expect(200, done);
         assert_eq!(self.runs(|arguments| arguments.ends_with("power on")), 1);
-        eventually("it has closed what it had open", || {
-            self.sidecar.resources().descriptors <= self.descriptors
-        });
-        self.report(name, connections, unasked);
+        eventually("the descriptors are closed", || self.sidecar.resources().descriptors <= self.descriptors);
+        self.report(name, connections, without_key);
     }
 
-    fn runs(&self, those: impl Fn(&str) -> bool) -> usize {
-        self.sidecar.ipmitool_runs().iter().filter(|run| those(&run.arguments)).count()
+    fn runs(&self, filter: impl Fn(&str) -> bool) -> usize {
+        self.sidecar.ipmitool_runs().iter().filter(|run| filter(&run.arguments)).count()
     }
 
-    /// A line of a table, past the test runner, which keeps what a passing test prints to itself.
-    fn report(&self, name: &str, connections: usize, unasked: usize) {
+    /// Prints a line of a table. It goes to standard error directly, since the test runner hides the output
+    /// of a test that passes.
+    fn report(&self, name: &str, connections: usize, without_key: usize) {
         static HEADING: Once = Once::new();
         let line = |cells: [&str; 7]| {
             let [name, connections, health, keyed, pss, threads, runs] = cells;
             let row = format!(
                 "| {name:<46} | {connections:>11} | {health:>13} | {keyed:>14} | {pss:>9} | {threads:>7} | {runs:>16} |\n"
             );
-            let _ = io::stderr().write_all(row.as_bytes()); // for people
+            let _ = io::stderr().write_all(row.as_bytes());
         };
         HEADING.call_once(|| {
             line([
@@ -140,7 +139,7 @@ impl<'a> Monitor<'a> {
             &format!("{} ms", self.keyed.as_millis()),
             &format!("{} KiB", self.pss),
             &self.threads.to_string(),
-            &unasked.to_string(),
+            &without_key.to_string(),
         ]);
     }
 
@@ -160,31 +159,31 @@ impl<'a> Monitor<'a> {
     }
 }
 
-/// Carries out an attack that returns the number of its connections, and looks on.
+/// Runs an attack and checks the sidecar meanwhile. The attack returns the number of its connections.
 #[track_caller]
 pub fn under_attack(name: &str, sidecar: &Running, attack: impl FnOnce() -> usize) {
-    let mut watch = Monitor::over(sidecar, &[]);
+    let mut monitor = Monitor::start(sidecar, &[]);
     let is_over = AtomicBool::new(false);
     let connections = thread::scope(|scope| {
-        let watching = scope.spawn(|| {
+        let checks = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                watch.look(200);
+                monitor.check(200);
                 thread::sleep(PAUSE);
             }
         });
-        let end = End(&is_over);
+        let stop_checks = StopChecks(&is_over);
         let connections = attack();
-        drop(end);
-        watching.join().expect("whoever has a key is served");
+        drop(stop_checks);
+        checks.join().expect("clients with a key are served");
         connections
     });
-    watch.conclude(name, connections);
+    monitor.finish(name, connections);
 }
 
-/// Ends the watching, also where the attack fails.
-struct End<'a>(&'a AtomicBool);
+/// Ends the checks, also when the attack panics.
+struct StopChecks<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for StopChecks<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What comes from the Python Package Index when the tests run: pinned, fetched once a build directory, in no commit.
+//! Packages from the Python Package Index. Their versions are pinned. Each build directory fetches them once.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::{Mutex, PoisonError};
 
-/// gunicorn's source package, whose tests carry requests. pip compares the hash.
+/// gunicorn's source package, whose tests contain requests. pip checks the hash.
 const GUNICORN: &str = include_str!("gunicorn.txt");
 
-/// HTTP clients for Python, with all that they need.
+/// HTTP clients for Python, with their dependencies.
 const CLIENTS: &str = include_str!("clients/requirements.txt");
 
 /// The folder of gunicorn's `invalid` and `valid` requests.
 #[track_caller]
 pub fn gunicorn_requests() -> PathBuf {
-    let folder = kept("gunicorn", GUNICORN, |folder, requirements| {
-        // pip asks the package for its name and version, in an environment of its own, which is not needed here.
+    let folder = cached("gunicorn", GUNICORN, |folder, requirements| {
+        // pip builds metadata of the package in an isolated environment. The tests do not need it.
         let words = "download --no-deps --no-binary :all: --require-hashes --dest";
         pip(words, folder, requirements);
         let package = only_file_in(folder);
@@ -30,14 +30,14 @@ pub fn gunicorn_requests() -> PathBuf {
 /// The folder of Python's clients, for `PYTHONPATH`.
 #[track_caller]
 pub fn python_clients() -> PathBuf {
-    kept("python-clients", CLIENTS, |folder, requirements| {
+    cached("python-clients", CLIENTS, |folder, requirements| {
         pip("install --only-binary :all: --no-compile --target", folder, requirements);
     })
 }
 
-/// A folder that `fill` filled, in this run of the tests or an earlier one, for these very requirements.
+/// The folder for these requirements. `fill` fills it if no earlier run has.
 #[track_caller]
-fn kept(name: &str, requirements: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf {
+fn cached(name: &str, requirements: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut hasher = DefaultHasher::new();
@@ -45,7 +45,7 @@ fn kept(name: &str, requirements: &str, fill: impl FnOnce(&Path, &Path)) -> Path
     let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = root.join(format!("{name}-{:016x}", hasher.finish()));
     if !folder.exists() {
-        // Under its own name only once it is complete, whoever else does the same.
+        // The folder gets its final name when it is complete, since another process may do the same.
         let partial = root.join(format!("{name}-{}", process::id()));
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial).expect("a folder");
@@ -66,7 +66,7 @@ fn pip(words: &str, folder: &Path, requirements: &Path) {
     let output = command.output().expect("python3: apt-get install --no-install-recommends python3-pip");
     assert!(
         output.status.success(),
-        "pip could not fetch what the tests need from PyPI; once it can, run: {command:?}\n{}",
+        "pip could not fetch packages from PyPI. Check the network, then run: {command:?}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

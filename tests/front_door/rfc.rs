@@ -1,28 +1,28 @@
-//! RFC 9110 and RFC 9112, section by section: what is read, what is refused, and that what is refused runs nothing.
+//! RFC 9110 and RFC 9112, section by section: valid and invalid requests. No request here runs a command.
 
 use crate::monitor::sidecar;
 use crate::support::{KEY, Running};
 
-/// The section, what is sent of the part in question, and the status of the reply.
+/// The section, the tested part of the request, and the status of the reply.
 type Row<'a> = (&'a str, &'a str, u16);
 
-/// Sends each row as `request` makes it of the part and the status, to a sidecar that would run anything it was
-/// brought to: nothing is run. In the parts a character stands for the byte of its number.
+/// Sends each row. `request` builds the request from the part and the status. The fake `ipmitool` would run
+/// any command, but none may run. In a part, each character is the byte with its number.
 #[track_caller]
-fn judge(rows: &[Row], request: impl Fn(&str, u16) -> String) {
+fn check(rows: &[Row], request: impl Fn(&str, u16) -> String) {
     let sidecar = sidecar().start();
     let wrong: Vec<_> = rows
         .iter()
         .map(|(section, part, expected)| {
-            (section, part, expected, answer(&sidecar, &request(part, *expected)))
+            (section, part, expected, status_of(&sidecar, &request(part, *expected)))
         })
-        .filter(|(_, _, expected, answer)| *expected != answer)
+        .filter(|(_, _, expected, actual)| *expected != actual)
         .collect();
-    assert!(wrong.is_empty(), "section, part, expected, answered: {wrong:#?}");
+    assert!(wrong.is_empty(), "section, part, expected status, actual status: {wrong:#?}");
     assert_eq!(sidecar.ipmitool_runs().len(), 0, "{:?}", sidecar.ipmitool_runs());
 }
 
-fn answer(sidecar: &Running, text: &str) -> u16 {
+fn status_of(sidecar: &Running, text: &str) -> u16 {
     let bytes: Vec<_> = text.chars().map(|letter| u8::try_from(letter).expect("up to U+00FF")).collect();
     sidecar.raw(&bytes).status
 }
@@ -32,7 +32,7 @@ fn keyed(request_line: &str) -> String {
     format!("{request_line}\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// What is to be taken comes with a harmless request, what is to be refused with one that would act.
+/// Valid fields come in a harmless request. Invalid fields come in a change, which must not run.
 fn with_fields(fields: &str, status: u16) -> String {
     match status {
         200 => format!("GET /health HTTP/1.1\r\n{fields}\r\n\r\n1234"),
@@ -85,13 +85,14 @@ fn the_request_line() {
         ("9112 2.3", "POST /power/on HTTP/", 400),
         ("9112 2.3", "POST /power/on HTTPS/1.1", 400),
         ("9112 2.3", "POST /power/on ICE/1.0", 400),
-        // A minor version above ours should be read as ours (9110 2.5), but there is none, nor will there be.
+        // A server should read a higher minor version as its own (9110 2.5). HTTP/1.2 does not exist and
+        // never will.
         ("9110 2.5", "POST /power/on HTTP/1.2", 400),
         ("9110 2.5, another major version", "POST /power/on HTTP/0.9", 400),
         ("9110 2.5", "POST /power/on HTTP/2.0", 400),
         ("9110 2.5", "POST /power/on HTTP/3", 400),
     ];
-    judge(&rows, |line, _| keyed(line));
+    check(&rows, |line, _| keyed(line));
 }
 
 #[test]
@@ -134,16 +135,16 @@ fn the_forms_of_a_target() {
     ];
     for method in ["POST", "GET", "OPTIONS", "CONNECT"] {
         let refused = rows.iter().filter(|(_, _, status)| *status != 200 || method == "GET");
-        judge(&refused.copied().collect::<Vec<_>>(), |target, _| {
+        check(&refused.copied().collect::<Vec<_>>(), |target, _| {
             keyed(&format!("{method} {target} HTTP/1.1"))
         });
     }
 }
 
-/// RFC 3986, 6.2.2, lets a server take these for one of its own paths. This one never does: what a proxy in front of
-/// it allows or forbids by path is what it answers.
+/// RFC 3986, 6.2.2, allows a server to normalise these to one of its paths. The sidecar never does, so that a
+/// proxy that filters paths and the sidecar always agree.
 #[test]
-fn exactly_the_documented_paths_match() {
+fn only_the_documented_paths_match() {
     let others = [
         "/",
         "//",
@@ -242,7 +243,7 @@ fn exactly_the_documented_paths_match() {
     ];
     let rows = others.map(|path| ("RFC 3986 6.2.2", path, 404));
     for method in ["POST", "GET", "PUT"] {
-        judge(&rows, |path, _| keyed(&format!("{method} {path}?x=/power/on HTTP/1.1")));
+        check(&rows, |path, _| keyed(&format!("{method} {path}?x=/power/on HTTP/1.1")));
     }
 }
 
@@ -282,8 +283,8 @@ fn host() {
         ("9112 3.2", "Host: \u{e9}", 400),
         ("9112 5.1", "Host : a", 400),
     ];
-    judge(&rows, with_fields);
-    judge(
+    check(&rows, with_fields);
+    check(
         &[
             ("9112 3.2, HTTP/1.0 without", "GET /health HTTP/1.0\r\n", 200),
             ("9112 3.2, two in HTTP/1.0", "GET /health HTTP/1.0\r\nHost: a\r\nHost: a\r\n", 400),
@@ -318,7 +319,7 @@ fn the_syntax_of_fields() {
         ("9110 5.5", "X-A: b\u{7f}", 400),
         ("9110 5.5, a lone CR", "X-A: b\rc", 400),
         ("9110 5.5", "X-A: b\r\r", 400),
-        ("9112 2.2, a lone LF may be taken; here it is not", "X-A: b\nX-B: c", 400),
+        ("9112 2.2, a lone LF may be accepted; here it is not", "X-A: b\nX-B: c", 400),
         ("9112 2.2", "X-A: b\n", 400),
         ("9112 2.2", "X-A: b\n\n", 400),
         ("9112 2.2, white space ahead of the first", " X-A: b", 400),
@@ -343,7 +344,7 @@ fn the_syntax_of_fields() {
         ("9110 12.5.1", "Accept: text/html", 200),
         ("9110 13.1", "If-None-Match: *", 200),
     ];
-    judge(&rows, |fields, status| with_fields(&format!("{fields}\r\nHost: a"), status));
+    check(&rows, |fields, status| with_fields(&format!("{fields}\r\nHost: a"), status));
 }
 
 #[test]
@@ -409,14 +410,14 @@ fn the_length_of_a_body() {
         ("9112 6.1", "X-A: b\r\n\tTransfer-Encoding: chunked", 400),
         ("9112 6.1", "X-A: b\rTransfer-Encoding: chunked", 400),
         ("9112 6.1", "X-A: b\nTransfer-Encoding: chunked", 400),
-        // Other fields all, and none of them means anything.
+        // These are other fields, without any meaning here.
         ("9112 6.1", "Transfer_Encoding: chunked", 200),
         ("9112 6.1", "X-Transfer-Encoding: chunked", 200),
         ("9112 7.4", "TE: trailers, chunked\r\nTrailer: Content-Length", 200),
         ("9110 8.4", "Content-Encoding: gzip", 200),
     ];
-    judge(&rows, |fields, status| with_fields(&format!("Host: a\r\n{fields}"), status));
-    judge(
+    check(&rows, |fields, status| with_fields(&format!("Host: a\r\n{fields}"), status));
+    check(
         &[
             ("9112 6.1, in HTTP/1.0", "Transfer-Encoding: chunked", 400),
             ("9112 6.3", "Content-Length: 4, 4", 400),
@@ -446,9 +447,9 @@ fn other_protocols() {
         ("a reply", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 400),
         ("Redis", "*1\r\n$4\r\nPING\r\n\r\n", 400),
     ];
-    judge(&rows, |text, _| text.replace("KEY", &key));
+    check(&rows, |text, _| text.replace("KEY", &key));
 
-    // The whole of an HTTP/0.9 request, whose line is all it has.
+    // A complete HTTP/0.9 request: it has only this line.
     let sidecar = sidecar().start();
     let old = sidecar.connect().write(b"GET /power/status\r\n").half_close();
     old.reply().expect_failure(400, "bad_request");

@@ -19,8 +19,8 @@ pub struct Run {
 }
 
 impl FakeIpmitool {
-    /// `body` is shell code. `$*` has the arguments of `ipmitool`. A long command should be started with `exec`: a
-    /// child process would keep the pipes open after the script is killed.
+    /// `body` is shell code. `$*` has the arguments of `ipmitool`. A long command should be started with
+    /// `exec`: a child process would keep the pipes open after the script is killed.
     pub fn new(body: &str) -> Self {
         let dir = TempDir::new();
         let runs = dir.path().join("runs");

@@ -86,7 +86,8 @@ impl Process {
         Resources { threads: count("task"), descriptors: count("fd"), children: children(self.pid).len() }
     }
 
-    /// The exit status, once the process has ended and all of its output has been read. `None` if it still runs.
+    /// The exit status, once the process has ended and all of its output has been read. `None` if it still
+    /// runs.
     pub fn ended(&self, within: Duration) -> Option<ExitStatus> {
         wait_for(within, || {
             let status = self.child.lock().unwrap().try_wait().expect("our child");
@@ -105,8 +106,8 @@ impl Drop for Process {
     }
 }
 
-/// Kills a process and all of its descendants. Each process is stopped before its children are listed. A stopped
-/// process cannot start or reap a child, so each process ID still belongs to the listed child.
+/// Kills a process and all of its descendants. Each process is stopped before its children are listed. A
+/// stopped process cannot start or reap a child, so each process ID still belongs to the listed child.
 fn kill_tree(pid: Pid) {
     let _ = kill_process(pid, Signal::STOP);
     for child in children(pid) {

@@ -1,4 +1,4 @@
-//! A UDP relay in front of a simulated BMC. It plays the network link and has the faults that a test sets.
+//! A UDP relay in front of a simulated BMC. It acts as the network link and has the faults that a test sets.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -14,8 +14,8 @@ const MAX_RUNS: usize = 16;
 /// More bytes than any IPMI datagram has.
 const MAX_DATAGRAM: usize = 1024;
 
-/// The requests of one run, in the order in which `ipmitool` 1.8.19 sends them. The relay can tell the requests after
-/// `Rakp3` apart only when the session is not encrypted, as with cipher suite 1.
+/// The requests of one run, in the order in which `ipmitool` 1.8.19 sends them. The relay can tell the
+/// requests after `Rakp3` apart only when the session is not encrypted, as with cipher suite 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Get Channel Authentication Capabilities.
@@ -47,8 +47,8 @@ pub enum Link {
     Late(Duration),
     /// The link may drop any datagram, in both directions.
     Lossy(Loss),
-    /// This request gets a reply with this status code. Up to `Rakp3`, the relay changes the BMC's reply. After
-    /// `Rakp3`, the relay replies itself and the BMC does not get the request.
+    /// This request gets a reply with this status code. Up to `Rakp3`, the relay changes the BMC's reply.
+    /// After `Rakp3`, the relay replies itself and the BMC does not get the request.
     AnswersWith(Step, u8),
 }
 
@@ -229,8 +229,8 @@ impl Run {
         }
     }
 
-    /// Builds a reply that has only a completion code (IPMI 2.0, 13.6 and 13.8), for a session without integrity and
-    /// encryption.
+    /// Builds a reply that has only a completion code (IPMI 2.0, 13.6 and 13.8), for a session without
+    /// integrity and encryption.
     fn answer(&self, request: &[u8], status: u8) -> Vec<u8> {
         let message = message_of(request).expect("a request within a session");
         let (to_client, net_fn) = ([message[3], message[1] | 0x04], [message[0], message[4]]);

@@ -268,8 +268,8 @@ impl<'a> Reply<'a> {
         assert_eq!((self.status, &body["code"]), (status, &code.into()), "{body}");
         assert_eq!(body["success"], false, "{body}");
         assert!(!self.error().is_empty(), "{body}");
-        // With these statuses the path has chosen a command, and the reply names it. Home Assistant's sensor reads the
-        // body of a power status with any status.
+        // With these statuses the path has chosen a command, and the reply names it. Home Assistant's sensor
+        // reads the body of a power status with any status.
         let chosen = [401, 403, 409, 413, 422, 500, 502, 503, 504].contains(&status)
             || (status == 408 && self.head_was_complete);
         let command = chosen.then(|| command_of(&self.path));

@@ -19,7 +19,8 @@ use super::simulated_bmc::{RunningBmc, SimulatedBmc, unique_address};
 use super::temp_dir::TempDir;
 use super::waiting::{TIMEOUT, eventually, wait_for};
 
-/// Long enough to be accepted. The text occurs nowhere else, so a reply or a log line that contains it tells the key.
+/// Long enough to be accepted. The text occurs nowhere else, so a reply or a log line that contains it tells
+/// the key.
 pub const KEY: &str = "k3y-a8f5f167f44f4964e6c998dee827110c";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ipmi-sidecar");
@@ -155,7 +156,8 @@ impl Sidecar {
         running
     }
 
-    /// Starts the program with its log redirected. The test cannot read the address from the log, so it sets one.
+    /// Starts the program with its log redirected. The test cannot read the address from the log, so it sets
+    /// one.
     #[track_caller]
     pub fn start_logging_to(self, log: impl Into<Stdio>) -> Running {
         let address = unique_address(8080);
@@ -258,8 +260,8 @@ impl Finished {
     }
 }
 
-/// A sidecar that runs. When it is dropped, it is killed. After a failed test, its log and its BMC are printed; otherwise
-/// its log is searched for secrets.
+/// A sidecar that runs. When it is dropped, it is killed. After a failed test, its log and its BMC are
+/// printed; otherwise its log is searched for secrets.
 pub struct Running {
     pub address: SocketAddr,
     process: Process,
@@ -392,7 +394,8 @@ impl Running {
         self
     }
 
-    /// The BMC got exactly these changes since the start, in this order. Waits for them, and then until the BMC is idle.
+    /// The BMC got exactly these changes since the start, in this order. Waits for them, and then until the
+    /// BMC is idle.
     #[track_caller]
     pub fn bmc_was_asked<const N: usize>(&self, expected: [&str; N]) -> &Self {
         let changes = wait_for(TIMEOUT, || {
@@ -478,8 +481,8 @@ impl Running {
         self
     }
 
-    /// Records a key that a request carries. Wrong keys count too: a user may have mistyped the right one. Keys under 16
-    /// bytes are ordinary words of these tests.
+    /// Records a key that a request carries. Wrong keys count too: a user may have mistyped the right one.
+    /// Keys under 16 bytes are ordinary words of these tests.
     pub(super) fn record_secret(&self, secret: &str) {
         let mut all = self.sent_secrets.lock().unwrap();
         if secret.len() >= 16 && !all.iter().any(|known| known == secret) {

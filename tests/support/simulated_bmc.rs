@@ -1,5 +1,5 @@
-//! A simulated BMC: `ipmi_sim` on a loopback address that no other test uses. A script plays the server behind it and
-//! writes each call to a file.
+//! A simulated BMC: `ipmi_sim` on a loopback address that no other test uses. A script acts as the server
+//! behind it and writes each call to a file.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -25,14 +25,15 @@ sel_enable 0x20 1000 0x0a
 mc_enable 0x20
 ";
 
-/// A simulated BMC before its start. It supports cipher suites 0 to 3 and has the users `admin`, `oper` and `viewer`.
+/// A simulated BMC before its start. It supports cipher suites 0 to 3 and has the users `admin`, `oper` and
+/// `viewer`.
 #[must_use]
 pub struct SimulatedBmc {
     power: u8,
     behaviour: Option<Behaviour>,
 }
 
-/// What the script that plays the server does when the BMC calls it.
+/// What the script that acts as the server does when the BMC calls it.
 enum Behaviour {
     Normal,
     Slow(Duration),
@@ -103,7 +104,7 @@ enum Backend {
 }
 
 impl RunningBmc {
-    /// All calls of the script that plays the server, in order.
+    /// All calls of the script that acts as the server, in order.
     pub fn calls(&self) -> Vec<String> {
         self.dir.lines("calls")
     }
@@ -115,8 +116,8 @@ impl RunningBmc {
         calls
     }
 
-    /// Waits until the BMC has processed all requests so far. It processes one request at a time, so the reply to a
-    /// request that is sent now comes after all earlier work.
+    /// Waits until the BMC has processed all requests so far. It processes one request at a time, so the
+    /// reply to a request that is sent now comes after all earlier work.
     #[track_caller]
     pub fn wait_until_idle(&self) {
         self.dir.file("released", "");
@@ -156,7 +157,8 @@ impl RunningBmc {
     }
 }
 
-/// A loopback address that no other test uses, so that tests can use the same port. All of 127.0.0.0/8 is loopback.
+/// A loopback address that no other test uses, so that tests can use the same port. All of 127.0.0.0/8 is
+/// loopback.
 pub fn unique_address(port: u16) -> SocketAddr {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -32,7 +32,8 @@ impl TempDir {
         path
     }
 
-    /// Writes a file as Kubernetes mounts a Secret: the file is a link into a folder, and a rename swaps the folder.
+    /// Writes a file as Kubernetes mounts a Secret: the file is a link into a folder, and a rename swaps the
+    /// folder.
     pub fn mount(&self, name: &str, contents: &str) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let version = format!("..{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -50,8 +51,9 @@ impl TempDir {
 
     /// Writes an executable shell script.
     ///
-    /// Another process writes the file. If this process wrote it, a test that forks at this moment would inherit the
-    /// open descriptor, and the kernel refuses to execute a file that is open for writing (`ETXTBSY`).
+    /// Another process writes the file. If this process wrote it, a test that forks at this moment would
+    /// inherit the open descriptor, and the kernel refuses to execute a file that is open for writing
+    /// (`ETXTBSY`).
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         let mut install = Command::new("install")
