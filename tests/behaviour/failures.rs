@@ -184,7 +184,8 @@ fn the_success_line_decides_and_not_the_exit_code() {
 fn a_run_is_killed_at_the_deadline() {
     let sidecar =
         Sidecar::with_fake_ipmitool("trap '' INT; exec sleep 600").env("REQUEST_TIMEOUT", "7").start();
-    let limit = Duration::from_millis(7_500);
+    // The deadline of 7 s, and a margin for a busy machine.
+    let limit = Duration::from_secs(7 + 2);
     sidecar.get("/power/status").key(KEY).expect_failure(504, "bmc_timeout").within(limit);
     let runs = sidecar.ipmitool_runs();
     assert!(has_ended(runs[0].pid), "{runs:?}");

@@ -140,7 +140,7 @@ fn state_dir_must_be_a_writable_folder() {
     let lock = dir.path().join("reads.lock");
     std::fs::create_dir(&lock).expect("a folder in place of the lock file");
     let state = dir.path().display().to_string();
-    let reply = request(&state).expect_failure(500, "internal").within(Duration::from_secs(3));
+    let reply = request(&state).expect_failure(500, "internal").within(Duration::from_secs(6));
     reply.logs("STATE_DIR").logs(&lock.display().to_string());
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
 }
