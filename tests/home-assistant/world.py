@@ -14,6 +14,7 @@ from pathlib import Path
 import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES = ROOT / "scripts/lib/bmc"  # of the simulated BMC
 KEY = "key-of-the-home-assistant-test"
 BMC_PASSWORD = "s3cret"
 HOME_ASSISTANT = "http://127.0.0.1:8123"
@@ -21,29 +22,6 @@ PATIENCE = 30  # seconds for what should take a moment, on a crowded machine
 
 # The steps of the first visit but the first: these want the internet.
 ONBOARDED = {"version": 4, "key": "onboarding", "data": {"done": ["core_config", "analytics", "integration"]}}
-
-LAN = """\
-name "bmc"
-set_working_mc 0x20
-  startlan 1
-    addr 127.0.0.1 {port}
-    priv_limit admin
-    allowed_auths_callback none md2 md5 straight
-    allowed_auths_user none md2 md5 straight
-    allowed_auths_operator none md2 md5 straight
-    allowed_auths_admin none md2 md5 straight
-    guid a123456789abcdefa123456789abcdef
-  endlan
-  chassis_control "sh {server}"
-  user 2 true "admin" "{password}" admin 10 none md2 md5 straight
-"""
-
-BOARD = """\
-mc_setbmc 0x20
-mc_add 0x20 0x20 no-device-sdrs 0x01 0x01 0x23 0x9f 0x2a7c 0x0b22
-sel_enable 0x20 1000 0x0a
-mc_enable 0x20
-"""
 
 # The server behind the BMC. Pressing its button asks its system to shut down, which takes a while.
 SERVER = """\
@@ -115,11 +93,14 @@ class Bmc:
         folder.mkdir()
         server = folder / "server"
         server.write_text(SERVER.format(folder=folder))
-        (folder / "lan.conf").write_text(LAN.format(port=port, server=server, password=BMC_PASSWORD))
-        (folder / "bmc.emu").write_text(BOARD)
+        values = {"ADDRESS": "127.0.0.1", "PORT": port, "CHASSIS": f"sh {server}", "PASSWORD": BMC_PASSWORD}
+        text = (FILES / "lan.conf").read_text()
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", str(value))
+        (folder / "lan.conf").write_text(text)
         (folder / "journal").touch()
         self.settle_in()
-        command = ["ipmi_sim", "-n", "-c", folder / "lan.conf", "-f", folder / "bmc.emu", "-s", folder]
+        command = ["ipmi_sim", "-n", "-c", folder / "lan.conf", "-f", FILES / "bmc.emu", "-s", folder]
         self.process = Process(command, folder / "ipmi_sim.log")
 
     def settle_in(self, power=0, delay=0, shutdown_takes=2, ignores_button=False):
