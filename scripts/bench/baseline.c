@@ -1,7 +1,8 @@
-// What no server can go below: one run after the other. No HTTP, no key, no deadline.
+// The least work that any server must do for a request: start ipmitool, read its output, wait
+// for its end. No HTTP, no key, no deadline. With several clients, each is a thread.
 //
-// Usage: floor SECONDS CLIENTS EXPECTED PROGRAM ARGUMENT...
-// Its environment is the program's.
+// Usage: baseline SECONDS CLIENTS EXPECTED PROGRAM ARGUMENT...
+// PROGRAM inherits the environment.
 #include "once.h"
 #include "clients.h"
 #include <string.h>

@@ -1,8 +1,8 @@
-// The floor behind a socket: a GET is a run that ends in `status`, a POST one that ends in
-// `on`, and /health is none. One request at a time. No key, no deadline, and no closer look.
+// The baseline behind a socket, for one request at a time. A GET runs PROGRAM with the last
+// argument `status`, a POST with `on`; /health runs nothing. No key, no deadline.
 //
-// Usage: served PORT PROGRAM ARGUMENT...
-// The last argument is the one that is replaced. Its environment is the program's.
+// Usage: baseline_http PORT PROGRAM ARGUMENT...
+// The server replaces the last ARGUMENT. PROGRAM inherits the environment.
 #include "once.h"
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ static void serve(int client, char **command, char **last) {
     int head = snprintf(reply, sizeof reply, "HTTP/1.1 %s\r\nContent-Length: %zd\r\nConnection: close\r\n\r\n",
                         length < 0 ? "500 Internal Server Error" : "200 OK", length < 0 ? 0 : length);
     if (length > 0) memcpy(reply + head, body, length);
-    // So much fits into an empty socket buffer. The client ends its side once it has it.
+    // The reply fits into an empty socket buffer. The client closes its side after the reply.
     if (write(client, reply, head + (length > 0 ? length : 0)) < 0) return;
     shutdown(client, SHUT_WR);
     while (read(client, request, sizeof request) > 0) {}

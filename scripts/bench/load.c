@@ -1,7 +1,7 @@
-// HTTP clients, with a new connection for each request.
+// HTTP clients that open a new connection for each request.
 //
 // Usage: load SECONDS CLIENTS PAUSE PORT METHOD PATH KEY EXPECTED
-// PAUSE: seconds after each request; EXPECTED: what stands in every good reply.
+// PAUSE: seconds to wait after each request. EXPECTED: a part of every right reply.
 #define _GNU_SOURCE
 #include "clients.h"
 #include <arpa/inet.h>
@@ -25,11 +25,11 @@ static int exchange(int connection, char *reply, size_t room) {
 }
 
 static int try_once(void) {
-    static const struct timeval patience = {.tv_sec = 10};
+    static const struct timeval timeout = {.tv_sec = 10};
     char reply[4096] = "";
     int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connection < 0) return 0;
-    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     int whole = exchange(connection, reply, sizeof reply - 1);
     close(connection);
     return whole && !strncmp(reply, "HTTP/1.", 7) && !strncmp(reply + 8, " 200", 4) && strstr(reply, expected);

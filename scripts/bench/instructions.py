@@ -1,16 +1,16 @@
-"""User instructions that a change costs, `ipmitool` itself left out, as callgrind counts them."""
+"""Counts the instructions in user space for one change with callgrind, without those of `ipmitool`."""
 
-# Two runs, so that the start cancels out.
+# Seconds. The difference of two runs does not contain the start.
 SHORT, LONG = 1.0, 3.0
 
-PATIENCE = 30  # seconds to write down what was counted
+GRACE = 30  # seconds for callgrind to write its result
 
 
-def count(bench, floor, change):
+def count(bench, baseline, change):
     folder = bench.scratch / "callgrind"
     folder.mkdir()
     for peer in [*bench.peers, bench.control, None]:
-        name = peer.name if peer else floor
+        name = peer.name if peer else baseline
         short = once(bench, peer, change, folder, SHORT)
         long = short and once(bench, peer, change, folder, LONG)
         if long and long[1] > short[1]:
@@ -20,7 +20,7 @@ def count(bench, floor, change):
 
 
 def once(bench, peer, change, folder, seconds):
-    """Instructions of all processes, and good answers; None if it does not run under valgrind."""
+    """The instructions of all processes, and the number of right answers. None if the peer does not run under valgrind."""
     for file in folder.iterdir():
         file.unlink()
     installed = bench.folder / "valgrind/usr"
@@ -35,8 +35,8 @@ def once(bench, peer, change, folder, seconds):
         request = (change[0], peer.prefix + change[1], change[2])
         line = bench.load(seconds, 1, port, request).communicate()[0]
     else:
-        line = bench.start_floor(1, seconds, change, "instant", wrapper=valgrind, **library).communicate()[0]
-    bench.group.end(PATIENCE)
+        line = bench.start_baseline(1, seconds, change, "instant", wrapper=valgrind, **library).communicate()[0]
+    bench.group.end(GRACE)
     files = [file.read_text(errors="replace") for file in folder.iterdir()]
     totals = [line.split()[1] for text in files for line in text.splitlines() if line.startswith("totals:")]
     return sum(map(int, totals)), int(line.split()[0])

@@ -1,8 +1,8 @@
-// What the load and the floor share: clients that each do the same again and again
-// until the time is over, and what they found.
+// Shared by load.c and baseline.c: each client is a thread that repeats one try until the
+// time is over.
 //
-// Prints one line: good tries, failed ones, seconds, and of the good ones the median,
-// the 99th percentile and the worst, in microseconds.
+// Prints one line: the number of successful tries, of failed tries, the seconds; then the
+// median, the 99th percentile and the maximum of the successful tries in microseconds.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ static double seconds, pause_after;
 static _Atomic unsigned good, failed;
 static double took[MOST_TRIES];
 
-static int try_once(void); // true if it did what it should
+static int try_once(void); // true if the result is right
 
 static double now(void) {
     struct timespec time;
@@ -51,7 +51,8 @@ static int run_clients(int clients) {
     double all = now() - begun;
     unsigned kept = good < MOST_TRIES ? good : MOST_TRIES;
     qsort(took, kept, sizeof *took, ascending);
-    double median = kept ? took[kept / 2] : 0, late = kept ? took[kept * 99 / 100] : 0, worst = kept ? took[kept - 1] : 0;
-    printf("%u %u %.6f %.1f %.1f %.1f\n", good, failed, all, median * 1e6, late * 1e6, worst * 1e6);
+    double p50 = kept ? took[kept / 2] : 0, p99 = kept ? took[kept * 99 / 100] : 0;
+    double worst = kept ? took[kept - 1] : 0;
+    printf("%u %u %.6f %.1f %.1f %.1f\n", good, failed, all, p50 * 1e6, p99 * 1e6, worst * 1e6);
     return 0;
 }

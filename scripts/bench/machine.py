@@ -1,4 +1,4 @@
-"""Processes in a group of their own, and what they cost."""
+"""Runs processes in a control group of their own, and measures their CPU time and memory."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-DESCRIPTORS = 1024  # what a service gets by default
-PATIENCE = 60  # seconds for a server to start: valgrind makes all of them slow
+DESCRIPTORS = 1024  # the usual default for a service
+START_TIMEOUT = 60  # seconds: a server starts slowly under valgrind
 
 
 class Group:
-    """All processes of one peer. A control group counts their time, that of every child that has ended included."""
+    """All processes of one peer. The control group also counts the CPU time of children that have ended."""
 
     def __init__(self):
         self.folder = self.make_folder()
@@ -38,14 +38,14 @@ class Group:
             with contextlib.suppress(OSError):
                 folder.mkdir(exist_ok=True)
                 return folder
-        sys.exit("scripts/bench: making a control group: none can be made: run it as root, where /sys/fs/cgroup is writable")
+        sys.exit("scripts/bench/run: cannot make a control group: run it as root, where /sys/fs/cgroup is writable")
 
     @property
     def counting(self):
         return "a control group, v1" if (self.folder / "cpuacct.usage").exists() else "a control group, v2"
 
     def start(self, command, log, descriptors=DESCRIPTORS, **environment):
-        """Runs it, and gives the moment at which it did."""
+        """Starts the command. Returns the process and the time of its start."""
         reading, writing = os.pipe()
 
         def join():
@@ -72,14 +72,14 @@ class Group:
         return [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]
 
     def cpu(self):
-        """Seconds since the beginning, of all."""
+        """Seconds of CPU time of all processes since the group exists."""
         usage = self.folder / "cpuacct.usage"
         if usage.exists():
             return int(usage.read_text()) / 1e9
         return int((self.folder / "cpu.stat").read_text().split()[1]) / 1e6
 
     def memory(self):
-        """PSS in KiB: what they share with others counts in shares."""
+        """PSS in KiB: a page that N processes share counts 1/N for each."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(OSError, StopIteration):
@@ -88,7 +88,7 @@ class Group:
         return total
 
     def counts(self):
-        """Processes and threads."""
+        """The number of processes, and of their threads."""
         pids = self.pids()
         threads = 0
         for pid in pids:
@@ -96,11 +96,11 @@ class Group:
                 threads += len(os.listdir(f"/proc/{pid}/task"))
         return len(pids), threads
 
-    def end(self, patience=3):
-        """Asks all to end, waits so many seconds, and ends them."""
+    def end(self, grace=3):
+        """Sends SIGTERM to all processes, waits `grace` seconds, then sends SIGKILL."""
         for process in self.processes:
             process.terminate()
-        until = time.monotonic() + patience
+        until = time.monotonic() + grace
         while self.pids() and time.monotonic() < until:
             time.sleep(0.01)
             for process in self.processes:
@@ -120,7 +120,7 @@ class Group:
 
 
 def free_port(kind=socket.SOCK_STREAM):
-    """Below those that the kernel gives to clients: one of those could connect to itself while its server starts."""
+    """A port below those that the kernel gives to clients. A client could else connect to itself while its server starts."""
     while True:
         port = random.randrange(16384, 32768)
         with contextlib.suppress(OSError), socket.socket(type=kind) as probe:
@@ -129,7 +129,7 @@ def free_port(kind=socket.SOCK_STREAM):
 
 
 def ask(port, path, timeout):
-    """Whether it answers with 200 in this time."""
+    """True if the server answers 200 within `timeout` seconds."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
     with contextlib.suppress(OSError), socket.socket() as connection:
         connection.settimeout(timeout)
@@ -140,9 +140,9 @@ def ask(port, path, timeout):
 
 
 def healthy_after(port, path, process, begun):
-    """Milliseconds from the start to the first healthy answer."""
-    while time.monotonic() < begun + PATIENCE:
-        if ask(port, path, PATIENCE):
+    """Milliseconds from the start to the first healthy answer; None if the server ended or never answered."""
+    while time.monotonic() < begun + START_TIMEOUT:
+        if ask(port, path, START_TIMEOUT):
             return (time.monotonic() - begun) * 1e3
         if process.poll() is not None:
             break

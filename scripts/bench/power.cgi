@@ -1,5 +1,5 @@
-# The seven routes as a shell's CGI program. Behind a first line and KEY, STATUS and
-# CHANGE, which are put before it: the key, and ipmitool with its options.
+# The power routes as a CGI program in shell. The benchmark puts lines before this text: the
+# first line of a script, KEY, and ipmitool with its options as STATUS and CHANGE.
 
 answer() {
     printf 'Status: %s\r\nContent-Type: application/json\r\n\r\n%s' "$1" "$2"

@@ -1,7 +1,6 @@
-// Stands in for ipmitool, and for the chassis of the simulated BMC: prints the line
-// that belongs to its last argument, and ends. Built with -DMILLISECONDS=N it takes
-// so long, and keeps count in the file COUNTER: how many of it run now, how many ran
-// at once at most, and how many in all.
+// Replaces ipmitool, and the chassis of the simulated BMC: prints the line that belongs to
+// its last argument, and ends. Built with -DMILLISECONDS=N it takes N ms, and counts its
+// runs in the file COUNTER: those that run now, the most at once, the total.
 #include <string.h>
 #include <unistd.h>
 
@@ -34,7 +33,7 @@ static const char *const ANSWERS[][2] = {
     {"soft", "Chassis Power Control: Soft\n"},
     {"cycle", "Chassis Power Control: Cycle\n"},
     {"reset", "Chassis Power Control: Reset\n"},
-    {"power", "power:1\n"}, // what the simulated BMC asks its chassis
+    {"power", "power:1\n"}, // the simulated BMC asks its chassis this
 };
 
 int main(int argc, char **argv) {

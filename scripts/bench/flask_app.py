@@ -1,4 +1,4 @@
-"""What people write first: the seven routes by Flask and subprocess, under Gunicorn."""
+"""The usual first solution: the power routes with Flask and subprocess, under Gunicorn."""
 
 import hmac
 import json

@@ -1,4 +1,4 @@
-"""The peers: how each is started, where it answers, and what of it is on a disk."""
+"""The peers: how each starts, its routes, and its size on disk."""
 
 import json
 import os
@@ -9,14 +9,14 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parents[1]
 KEY = "key-of-the-benchmark-and-of-nothing-else"
 PASSWORD = "pw-of-a-bench"
 OURS = {"API_KEY": KEY, "BMC_HOST": "127.0.0.1", "BMC_USER": "admin", "BMC_PASSWORD": PASSWORD}
 
 
 class Site:
-    """What all peers of one run are given: a folder, the programs, and the command lines of `ipmitool`."""
+    """All peers of one run use this: a folder, the programs, and the command lines of `ipmitool`."""
 
     def __init__(self, bench, binary, folder, bmc_port):
         self.bench, self.binary, self.folder, self.bmc_port = bench, binary, folder, bmc_port
@@ -24,7 +24,7 @@ class Site:
         self.commands = {}
 
     def learn_commands(self, log):
-        """Everybody gets the command lines that our server uses: it logs them."""
+        """Reads the command lines of `ipmitool` from our server's log. All peers use them."""
         for line in log.splitlines():
             if found := re.search(r"running env -i \S+ \S+ (.*)", line):
                 words = shlex.split(found[1])
@@ -54,22 +54,22 @@ class Site:
 class Peer:
     health = "/health"
     prefix = ""  # before /power/…
-    healthy = "healthy"  # what stands in the answer to `health`
+    healthy = "healthy"  # a part of the answer to `health`
     packages = ("ipmitool",)
     note = ""
 
     def prepare(self, site, port):
-        """Gives the command line, and the environment."""
+        """Returns the command line and the environment."""
         raise NotImplementedError
 
     def own_size(self, site):
-        """Bytes beside the packages."""
+        """The size in bytes without the packages."""
         return 0
 
 
 class Dynamic(Peer):
     name = "ipmi-sidecar"
-    note = "the release build"
+    note = "the release build, linked with Debian's libraries"
     packages = ("ipmitool", "libc6", "libgcc-s1")
 
     def prepare(self, site, port):
@@ -81,7 +81,7 @@ class Dynamic(Peer):
 
 class Static(Peer):
     name = "ipmi-sidecar, image"
-    note = "the static build in the image"
+    note = "the static build of the image"
     packages = ()
 
     def prepare(self, site, port):
@@ -91,12 +91,12 @@ class Static(Peer):
         return size_of(site.bench / "image")
 
 
-class Served(Peer):
-    name = "the floor, served"
-    note = "a C program, the floor behind a socket: one request at a time, and no key"
+class BaselineHttp(Peer):
+    name = "baseline over HTTP"
+    note = "a C program: the baseline behind a socket, one request at a time, no key"
 
     def prepare(self, site, port):
-        return [str(site.bench / "served"), str(port), *site.command("power on")], {"IPMITOOL_PASSWORD": PASSWORD}
+        return [str(site.bench / "baseline_http"), str(port), *site.command("power on")], {"IPMITOOL_PASSWORD": PASSWORD}
 
 
 class Gunicorn(Peer):
@@ -123,7 +123,7 @@ class Gunicorn(Peer):
 
 class Webhook(Peer):
     name = "webhook"
-    note = "in Go; answers with ipmitool's own line, since JSON would take a shell; its / is /health"
+    note = "written in Go; answers with ipmitool's own line, since JSON would need a shell; its / serves as /health"
     health = "/"
     healthy = "OK"
     packages = ("ipmitool", "webhook")
@@ -160,7 +160,7 @@ class ShellCgi(Peer):
 
 class Busybox(ShellCgi):
     name = "busybox httpd"
-    note = "a shell's CGI program; /health is a file"
+    note = "a CGI program in shell; /health is a file"
     prefix = "/cgi-bin"
     packages = ("ipmitool", "busybox", "dash")
 
@@ -232,7 +232,7 @@ def size_of(path):
 
 
 class Packages:
-    """Debian's packages as installed here, with all that they depend on."""
+    """Debian's packages as installed here, with their dependencies."""
 
     def __init__(self):
         form = "${Package}\t${Pre-Depends},${Depends}\t${Provides}\n"
@@ -261,7 +261,7 @@ class Packages:
         return found
 
     def size(self, names):
-        """Bytes of all their files."""
+        """The size in bytes of all their files."""
         total = 0
         packages = sorted(self.closure(names))
         if not packages:

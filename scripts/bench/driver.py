@@ -1,4 +1,4 @@
-"""Runs the peers in turns, and writes down what they took. Called by scripts/bench.
+"""Runs the peers in turns, and measures them. scripts/bench/run calls it.
 
 Usage: driver.py FOLDER BINARY [--quick]
 """
@@ -20,25 +20,30 @@ import attacks
 import instructions
 import report
 from machine import DESCRIPTORS, Group, ask, free_port, healthy_after
-from peers import KEY, PASSWORD, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Served, Site, Static, Webhook, clear
+from peers import (
+    KEY, PASSWORD, ROOT, BaselineHttp, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Site, Static, Webhook,
+    clear,
+)
+from report import BASELINE
 
+BMC = ROOT / "scripts/lib/bmc"
 ENTERPRISES = "/usr/share/misc/enterprise-numbers.txt"
-ONE_ENTERPRISE = "image" + ENTERPRISES  # what the image has instead, since ipmitool reads all of it each time
-FLOOR = "the floor"
-SIEGE = 3  # seconds of an attack
-PATIENCE = 2  # seconds, within which a server under attack, or with stuck commands, must answer /health
+# ipmitool reads the whole file at each start. The image has a short one.
+ONE_ENTERPRISE = "image" + ENTERPRISES
+ATTACK_SECONDS = 3
+HEALTH_TIMEOUT = 2  # seconds for /health during an attack, or while commands are stuck
 
-# As the stub keeps it: how many run now, ran at once at most, and in all.
+# The file that the stub writes: how many run now, ran at once at most, and in total.
 COUNTER = "3i"
-NOTHING = struct.pack(COUNTER, 0, 0, 0)
+EMPTY_COUNTER = struct.pack(COUNTER, 0, 0, 0)
 
-# What is asked, and a part of every good answer.
+# Method, path, and a part of every right answer.
 STATUS = ("GET", "/power/status", "Chassis Power is on")
 CHANGE = ("POST", "/power/on", "Chassis Power Control: Up/On")
 
 
 class Plan:
-    """How much of everything."""
+    """How much is measured."""
 
     def __init__(self, quick):
         self.quick = quick
@@ -46,10 +51,10 @@ class Plan:
         self.seconds = 0.2 if quick else 0.3
         self.slow_seconds = 0.3 if quick else 0.5
         self.attacks = list(attacks.ATTACKS)[:2] if quick else list(attacks.ATTACKS)
-        # work: where its ipmitool is, and the numbers of clients
+        # kind of ipmitool: seconds of each load, and the numbers of clients
         self.works = {
             "instant": (self.seconds, (1, 4) if quick else (1, 4, 32)),
-            # Longer: the first of a crowd once runs alone, which must not weigh.
+            # Longer, so that the first run, which serves fewer clients, does not count much.
             "50 ms": (2 * self.slow_seconds, (32,) if quick else (1, 4, 32)),
             "Debian's": (self.slow_seconds, (1,) if quick else (1, 4, 32)),
         }
@@ -68,11 +73,11 @@ class Bench:
         self.peers = [Dynamic(), Gunicorn(), Webhook(), Busybox(), Lighttpd(), LighttpdOurs()]
         if not plan.quick:
             self.peers.insert(1, Static())
-        self.control = Served()
+        self.baseline_http = BaselineHttp()
         self.log = (scratch / "peer.log").open("a+")
         self.result = {"figures": {}, "attacks": {}, "notes": {}}
 
-    # --- Figures: work, clients, peer, name, and a value a round ----------------
+    # --- Figures: one value a round, by work, clients, peer and name -------------
 
     def put(self, work, clients, peer, **values):
         for name, value in values.items():
@@ -95,7 +100,7 @@ class Bench:
     def started(self, peer, *arguments, **environment):
         port, took = self.start(peer, *arguments, **environment)
         if took is None:
-            self.fail(f"starting {peer.name}: it never answered {peer.health}")
+            self.fail(f"starting {peer.name}: no answer to {peer.health}")
         return port, took
 
     def programs(self, work):
@@ -108,31 +113,31 @@ class Bench:
         }[work]
 
     def with_one_enterprise(self):
-        """The image's ipmitool finds the image's file, in a mount that only this peer sees."""
+        """Mounts the image's short file for the image's ipmitool. Only this peer sees the mount."""
         mount = f'mount --bind "{self.folder / ONE_ENTERPRISE}" {ENTERPRISES} && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", mount, "sh"]
 
     def fail(self, what):
         self.log.flush()
-        said = Path(self.log.name).read_text()[-2000:]
-        sys.exit(f"scripts/bench: {what}; its log: {said}")
+        log = Path(self.log.name).read_text()[-2000:]
+        sys.exit(f"scripts/bench/run: {what}; its log: {log}")
 
     # --- Loads -------------------------------------------------------------------
 
     def load(self, seconds, clients, port, request, pause=0):
         method, path, expected = request
         words = [self.folder / "load", seconds, clients, pause, port, method, path, KEY, expected]
-        return self.help_by(words, stdout=subprocess.PIPE, text=True)
+        return self.start_helper(words, stdout=subprocess.PIPE, text=True)
 
-    def help_by(self, words, **options):
-        """Starts a program of our own, which is no part of a peer."""
+    def start_helper(self, words, **options):
+        """Starts a program that is not part of a peer."""
         self.helpers = [helper for helper in self.helpers if helper.poll() is None]
         self.helpers.append(subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, **options))
         return self.helpers[-1]
 
     def measure(self, work, clients, name, run):
-        """The figures of one load, which `run` starts."""
-        self.counter.write_bytes(NOTHING)
+        """Measures one load. `run` starts it."""
+        self.counter.write_bytes(EMPTY_COUNTER)
         before = self.group.cpu()
         line = run().communicate()[0].split()
         used = self.group.cpu() - before
@@ -144,27 +149,27 @@ class Bench:
             self.put(work, clients, name, at_once=self.at_once())
 
     def at_once(self):
-        """How many `ipmitool` ran at once, at most."""
+        """The largest number of `ipmitool` that ran at once."""
         return struct.unpack(COUNTER, self.counter.read_bytes())[1]
 
     # --- One round -----------------------------------------------------------------
 
     def round(self, number):
         for work in self.plan.works:
-            peers = [*self.peers, None]  # None: the floor
+            peers = [*self.peers, None]  # None: the baseline
             if work == "instant":
-                peers.append(self.control)
+                peers.append(self.baseline_http)
             shift = number % len(peers)
             for peer in peers[shift:] + peers[:shift]:
                 if peer is None:
-                    self.round_of_floor(work)
+                    self.round_of_baseline(work)
                 else:
                     self.round_of(peer, work)
 
     def round_of(self, peer, work):
-        seconds, crowds = self.plan.works[work]
-        if peer is self.control:
-            crowds = (1,)
+        seconds, client_counts = self.plan.works[work]
+        if peer is self.baseline_http:
+            client_counts = (1,)
         port, started = self.started(peer, work)
         if work == "instant":
             time.sleep(0.2)
@@ -173,32 +178,32 @@ class Bench:
             self.put("start", 0, peer.name, ms=started)
             self.put("idle", 0, peer.name, pss=idle, processes=processes, threads=threads)
             health = ("GET", peer.health, peer.healthy)
-            for clients in crowds:
+            for clients in client_counts:
                 self.measure("health", clients, peer.name, lambda: self.load(seconds, clients, port, health))
             change = (CHANGE[0], peer.prefix + CHANGE[1], CHANGE[2])
             self.measure("change", 1, peer.name, lambda: self.load(seconds, 1, port, change))
         status = (STATUS[0], peer.prefix + STATUS[1], STATUS[2])
-        for clients in crowds:
+        for clients in client_counts:
             self.measure(f"status {work}", clients, peer.name, lambda: self.load(seconds, clients, port, status))
         if work == "50 ms":
             self.put("loaded", 0, peer.name, pss=self.most_memory(self.load(seconds, 32, port, status)))
         self.group.end()
 
-    def round_of_floor(self, work):
-        seconds, crowds = self.plan.works[work]
+    def round_of_baseline(self, work):
+        seconds, client_counts = self.plan.works[work]
         self.site.ipmitool = self.programs(work)
         if work == "instant":
-            self.measure("change", 1, FLOOR, lambda: self.start_floor(1, seconds, CHANGE, work))
-        for clients in crowds:
-            self.measure(f"status {work}", clients, FLOOR, lambda: self.start_floor(clients, seconds, STATUS, work))
+            self.measure("change", 1, BASELINE, lambda: self.start_baseline(1, seconds, CHANGE, work))
+        for clients in client_counts:
+            self.measure(f"status {work}", clients, BASELINE, lambda: self.start_baseline(clients, seconds, STATUS, work))
         self.group.end()
 
-    def start_floor(self, clients, seconds, request, work, wrapper=(), **environment):
+    def start_baseline(self, clients, seconds, request, work, wrapper=(), **environment):
         command = self.site.command("power on" if request is CHANGE else "power status")
-        words = [self.folder / "floor", seconds, clients, request[2], *command]
+        words = [self.folder / "baseline", seconds, clients, request[2], *command]
         if work == "the image's":
             wrapper = self.with_one_enterprise()
-        output = (self.scratch / "floor.log").open("w+")
+        output = (self.scratch / "baseline.log").open("w+")
         process, _ = self.group.start([*wrapper, *map(str, words)], output, IPMITOOL_PASSWORD=PASSWORD, **environment)
         return Output(process, output)
 
@@ -209,43 +214,43 @@ class Bench:
             time.sleep(0.05)
         return most
 
-    # --- In trouble ------------------------------------------------------------------------
+    # --- Stuck commands and attacks -------------------------------------------------
 
     def stuck(self, peer):
-        """The worst /health while 32 commands of 2 s are under way."""
+        """The worst /health while 32 clients wait for commands of 2 s."""
         port, _ = self.started(peer, "2 s")
         status = (STATUS[0], peer.prefix + STATUS[1], STATUS[2])
-        self.counter.write_bytes(NOTHING)
-        crowd = self.load(0.1, 32, port, status)
+        self.counter.write_bytes(EMPTY_COUNTER)
+        waiters = self.load(0.1, 32, port, status)
         time.sleep(0.4)
-        looks = self.load(0.8, 1, port, ("GET", peer.health, peer.healthy), pause=0.005)
+        health = self.load(0.8, 1, port, ("GET", peer.health, peer.healthy), pause=0.005)
         try:
-            _, failed, _, _, _, worst = map(float, looks.communicate(timeout=0.8 + PATIENCE)[0].split())
+            _, failed, _, _, _, worst = map(float, health.communicate(timeout=0.8 + HEALTH_TIMEOUT)[0].split())
         except subprocess.TimeoutExpired:
-            looks.kill()
+            health.kill()
             failed, worst = 1, 0
         self.put("stuck", 32, peer.name, worst=worst, failed=failed, at_once=self.at_once())
-        crowd.kill()
-        self.group.end(patience=0)
+        waiters.kill()
+        self.group.end(grace=0)
 
     def attack(self, peer, name):
-        """Does it still answer, during and after? And its memory at its most."""
+        """Asks /health during the attack and once after it; measures the largest PSS."""
         port, _ = self.started(peer, descriptors=attacks.DESCRIPTORS.get(name, DESCRIPTORS))
-        words = [name, port, SIEGE, peer.health, peer.prefix + "/power/on"]
-        attacker = self.help_by([sys.executable, attacks.__file__, *words])
-        most, worst, looks, answered = 0, 0, 0, 0
+        words = [name, port, ATTACK_SECONDS, peer.health, peer.prefix + "/power/on"]
+        attacker = self.start_helper([sys.executable, attacks.__file__, *words])
+        most, worst, asked, answered = 0, 0, 0, 0
         is_over = False
         while not is_over:
-            is_over = attacker.poll() is not None  # one more look, behind it
+            is_over = attacker.poll() is not None  # ask once more after the attack
             begun = time.monotonic()
-            answered += ask(port, peer.health, PATIENCE)
-            looks += 1
+            answered += ask(port, peer.health, HEALTH_TIMEOUT)
+            asked += 1
             worst = max(worst, time.monotonic() - begun)
             most = max(most, self.group.memory())
             time.sleep(0.05)
-        self.group.end(patience=0)
+        self.group.end(grace=0)
         self.result["attacks"][f"{name}|{peer.name}"] = {
-            "looks": looks, "answered": answered, "worst": worst * 1e3, "pss": most
+            "asked": asked, "answered": answered, "worst": worst * 1e3, "pss": most
         }
 
     def sizes(self):
@@ -258,19 +263,22 @@ class Bench:
     def start_bmc(self):
         folder = self.scratch / "bmc"
         folder.mkdir(mode=0o700)
-        (folder / "lan.conf").write_text(LAN.format(port=self.site.bmc_port, chassis=self.programs("instant"), password=PASSWORD))
-        (folder / "bmc.emu").write_text(EMU)
+        values = {"ADDRESS": "127.0.0.1", "PORT": self.site.bmc_port, "CHASSIS": self.programs("instant"), "PASSWORD": PASSWORD}
+        text = (BMC / "lan.conf").read_text()
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", str(value))
+        (folder / "lan.conf").write_text(text)
         with (folder / "log").open("w") as log:
-            command = ["ipmi_sim", "-n", "-c", "lan.conf", "-f", "bmc.emu", "-s", "."]
-            self.help_by(command, cwd=folder, stdout=log, stderr=log)
+            command = ["ipmi_sim", "-n", "-c", "lan.conf", "-f", BMC / "bmc.emu", "-s", "."]
+            self.start_helper(command, cwd=folder, stdout=log, stderr=log)
 
     def learn(self):
-        """The command lines of `ipmitool` that everybody gets; and whether the simulated BMC answers."""
+        """Reads our command lines of `ipmitool` for all peers. Fails if the simulated BMC does not answer."""
         port, _ = self.started(Dynamic(), "Debian's", RUST_LOG="debug")
         for request in (STATUS, CHANGE):
             line = self.load(0.1, 1, port, request).communicate()[0]
             if int(line.split()[0]) == 0:
-                self.fail(f"asking for {request[1]} before anything is measured: no good answer")
+                self.fail(f"asking for {request[1]} before the first round: no right answer")
         self.site.learn_commands(Path(self.log.name).read_text())
         self.group.end()
 
@@ -289,7 +297,7 @@ class Bench:
                 self.attack(peer, name)
         if not self.plan.quick:
             print(f"Instructions, {time.monotonic() - begun:.0f} s …", flush=True)
-            instructions.count(self, FLOOR, CHANGE)
+            instructions.count(self, BASELINE, CHANGE)
         self.sizes()
         self.result["seconds"] = time.monotonic() - begun
 
@@ -301,7 +309,7 @@ class Bench:
 
 
 class Output:
-    """The floor prints into a file, for it is one of the peers."""
+    """The result of the baseline, which prints into the log file of a peer."""
 
     def __init__(self, process, file):
         self.process, self.file = process, file
@@ -311,26 +319,6 @@ class Output:
         self.file.seek(0)
         return self.file.read(), None
 
-
-LAN = """name "bench"
-set_working_mc 0x20
-  startlan 1
-    addr 127.0.0.1 {port}
-    priv_limit admin
-    allowed_auths_callback none md2 md5 straight
-    allowed_auths_user none md2 md5 straight
-    allowed_auths_operator none md2 md5 straight
-    allowed_auths_admin none md2 md5 straight
-    guid a123456789abcdefa123456789abcdef
-  endlan
-  chassis_control "{chassis}"
-  user 2 true "admin" "{password}" admin 10 none md2 md5 straight
-"""
-EMU = """mc_setbmc 0x20
-mc_add 0x20 0x20 no-device-sdrs 0x01 0x01 0x23 0x9f 0x2a7c 0x0b22
-sel_enable 0x20 1000 0x0a
-mc_enable 0x20
-"""
 
 
 def describe(bench):
@@ -347,7 +335,7 @@ def describe(bench):
     notes["load"] = Path("/proc/loadavg").read_text().split()[0]
     notes["date"] = time.strftime("%Y-%m-%d")
     notes["peers"] = {peer.name: peer.note for peer in bench.peers}
-    notes["control"] = {bench.control.name: bench.control.note}
+    notes["baselines"] = {bench.baseline_http.name: bench.baseline_http.note}
 
 
 def main():

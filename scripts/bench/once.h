@@ -1,5 +1,5 @@
-// One run: starts the program, reads its pipe to the end, waits. What it prints goes to
-// `output`; its length, or -1 if anything failed.
+// One run of a program: starts it, reads its output to the end, waits for it. Writes the
+// output to `output` and returns its length, or -1 if anything failed.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <spawn.h>
