@@ -101,7 +101,7 @@ def behind_its_back(home, bmc):
     home.dismiss_all()
     bmc.settle_in(1)
     start = time.monotonic()
-    until("the next poll", lambda: home.state(POWER) == "on", 70)
+    until("the next poll", lambda: home.state(POWER) == "on", 120)
     all_show(home, "on")
     ok(f"seen after {time.monotonic() - start:.0f} s, by polling alone")
     expect_in("the notification", "Switched on at ", notified(home, "server_power_changed"))
@@ -132,18 +132,19 @@ def switch(home, bmc):
     journal_is(bmc, "switched on", ["power 1"])
     all_show(home, "on")
 
-    # A system that takes 15 s to shut down: longer than a poll of the script.
+    # The shutdown takes 15 s. The script polls every 10 s.
     start_over(home, bmc, 1, shutdown_takes=15)
     seen = []
+    start = time.monotonic()
     with ThreadPoolExecutor() as pool:
         turning_off = pool.submit(home.call, "switch.turn_off", SWITCH)
         until("the switch to show off", lambda: home.state(SWITCH) == "off")
         while home.state(POWER) == "on":
             seen.append(home.state(SWITCH))
             time.sleep(0.1)
-            assert len(seen) < 600, "the server never went off"
+            assert time.monotonic() - start < 120, "the server never went off"
         turning_off.result()
-    assert len(seen) > 50, f"the shutdown was over after {len(seen)} looks"
+    assert time.monotonic() - start > 10, "the power state changed before the script polled it"
     expect("what the switch showed while the server was shutting down", {"off"}, set(seen))
     all_show(home, "off")
     expect("switched off: the BMC's journal", ["shutdown 1"], bmc.journal())
@@ -197,7 +198,7 @@ def second_server(home, bmc):
     """Its copy of the package waits for one look of 10 s only, so that the test need not wait five minutes."""
     scene("A second server, whose system ignores the power button")
     there = lambda: "sensor.lab_power_state" in {each["entity_id"] for each in home.get("/api/states")}
-    until("the sensor, whose sidecar started after Home Assistant", there, 70)
+    until("the sensor, whose sidecar started after Home Assistant", there, 120)
     ok("its sensor came, though its sidecar started after Home Assistant")
     bmc.settle_in(1, ignores_button=True)
     home.read_again("sensor.lab_power_state")
@@ -250,10 +251,9 @@ def dead_bmc(home, bmc):
     start_over(home, bmc, 1)
     changes = home.attributes("automation.server_power_changed").get("last_triggered")
     bmc.fall_silent()
-    start = time.monotonic()
     home.read_again()
     unavailable(home, "unknown")
-    assert time.monotonic() - start < 12, "the sidecar's answer came too late for Home Assistant"
+    # Home Assistant hangs up after 10 s. The sensor would then be unavailable, without a code.
     expect("the sensor's attribute code", "bmc_unreachable", home.attributes(POWER_STATE)["code"])
     home.press("server_power_on")
     expect_in("the notification", "**bmc_unreachable**: The BMC does not answer", notified(home, "server_power_on"))
