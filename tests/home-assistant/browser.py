@@ -1,4 +1,4 @@
-"""A browser in front of the newest Home Assistant, used as a person uses it."""
+"""Uses the newest Home Assistant in a browser, as a person does."""
 
 import json
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from playwright.sync_api import sync_playwright
 from scenes import CYCLE, all_show, journal_is, start_over
 from world import HOME_ASSISTANT, until
 
-# The machine is root and has no other network; nothing may be fetched or kept.
+# The browser runs as root, without another network, and must download and keep nothing.
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -19,12 +19,12 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 60_000  # milliseconds: the first page of a fresh installation takes long
+TIMEOUT = 60_000  # milliseconds: the first page of a fresh installation takes long
 
 
 @contextmanager
 def page_of(home, path, work):
-    """The page, already logged in: the tokens are where the login page would have put them."""
+    """The page after the login: writes the tokens to where the login page writes them."""
     tokens = json.dumps(json.dumps({**home.tokens, "expires": 4102444800000}))
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch_persistent_context(
@@ -34,7 +34,7 @@ def page_of(home, path, work):
             viewport={"width": 470, "height": 616},
             device_scale_factor=1.5,
         )
-        chromium.set_default_timeout(PATIENCE)
+        chromium.set_default_timeout(TIMEOUT)
         page = chromium.pages[0]
         page.add_init_script(f"localStorage.setItem('hassTokens', {tokens})")
         page.goto(HOME_ASSISTANT + path)
@@ -52,7 +52,7 @@ def press(page, name):
 
 
 def answer(page, name):
-    """To the confirmation, which must be there."""
+    """Answers the confirmation, which must be there."""
     dialog = page.locator("dialog-box")
     dialog.get_by_text(name, exact=True).click()
 
@@ -61,12 +61,12 @@ def dashboard(home, bmc, sidecar, work, picture):
     scene("The dashboard, in a browser")
     start_over(home, bmc, 1)
     with page_of(home, "/server-power/server", work) as page:
-        page_shows(page.get_by_text("Force off", exact=True)).to_be_visible(timeout=PATIENCE)
+        page_shows(page.get_by_text("Force off", exact=True)).to_be_visible(timeout=TIMEOUT)
         all_show(home, "on")
         if picture:
-            page.wait_for_timeout(3000)  # icons and fonts come late
+            page.wait_for_timeout(3000)  # wait for icons and fonts
             page.screenshot(path=picture)
-            ok(f"its picture: {picture}")
+            ok(f"picture: {picture}")
 
         for name, expected in {"Force off": ["power 0"], "Power cycle": CYCLE, "Reset": ["reset 1"]}.items():
             start_over(home, bmc, 1)
@@ -83,29 +83,29 @@ def dashboard(home, bmc, sidecar, work, picture):
         press(page, "Shut down")
         journal_is(bmc, "Shut down", ["shutdown 1"])
         page_shows(page.get_by_text("Shutting down")).to_be_visible()
-        ok("it says that the server is shutting down")
+        ok("it shows that the server is shutting down")
         all_show(home, "off")
         page_shows(page.get_by_text("Shutting down")).to_have_count(0)
-        ok("and no longer")
+        ok("and not any more after the shutdown")
 
         sidecar.start(bmc, BMC_PASSWORD="not-the-password")
         home.read_again()
         page_shows(page.get_by_text("bmc_bad_password")).to_be_visible()
-        ok("it shows the code and the remedy of a BMC that cannot be asked")
+        ok("it shows the code of a wrong BMC password")
         sidecar.start(bmc)
         home.read_again()
         all_show(home, "off")
 
 
 def of_years_ago(home, bmc, work):
-    scene("Its entities card, in a browser")
+    scene("The old entities card, in a browser")
     bmc.settle_in(1)
     with page_of(home, "/home-of-years-ago/server", work) as page:
         until("the attribute raw_output", lambda: "Chassis Power is" in page.locator("body").aria_snapshot(), 60)
         ok("the attribute raw_output is shown")
         press(page, "Reset")
-        journal_is(bmc, "its button Reset", ["reset 1"])
+        journal_is(bmc, "the button Reset", ["reset 1"])
         bmc.settle_in(1)
         press(page, "Cycle")
         answer(page, "OK")
-        journal_is(bmc, "its button Cycle, confirmed", CYCLE)
+        journal_is(bmc, "the button Cycle, confirmed", CYCLE)

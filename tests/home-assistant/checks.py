@@ -1,4 +1,4 @@
-"""One line for each check; the first that fails ends the test."""
+"""Prints one line for each check. The first that fails ends the test."""
 
 passed = 0
 
@@ -14,7 +14,7 @@ def ok(what):
 
 
 def expect(what, expected, actual):
-    assert actual == expected, f"{what}: expected {expected!r}, but it is {actual!r}"
+    assert actual == expected, f"{what}: expected {expected!r}, but got {actual!r}"
     ok(f"{what}: {'none' if actual in ([], set(), None) else actual}")
 
 

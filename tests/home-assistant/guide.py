@@ -1,4 +1,4 @@
-"""What the guide says, taken from it word by word: the test does what a reader would do."""
+"""Reads the guide, so that the test does exactly what a reader does."""
 
 import re
 
@@ -9,7 +9,7 @@ GUIDE = (SHIPPED / "README.md").read_text()
 
 
 def block(first_line):
-    """The fenced block that starts with this line, as it stands in the guide."""
+    """The fenced block of the guide that starts with this line."""
     for text in re.findall(r"^```\w*\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL):
         if text.startswith(first_line + "\n"):
             return text

@@ -1,19 +1,19 @@
-"""What a person does with the shipped files, and what Home Assistant then shows."""
+"""Uses the shipped files as a person does, and checks what Home Assistant shows."""
 
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from checks import expect, expect_in, ok, scene
-from world import PATIENCE, until
+from world import TIMEOUT, until
 
 POWER_STATE = "sensor.server_power_state"
 POWER = "binary_sensor.server_power"
 SWITCH = "switch.server_power"
 SHUTTING_DOWN = "script.server_shutting_down"
-CYCLE = ["power 0", "power 1"]  # ipmi_sim makes the second by itself, a moment later
+CYCLE = ["power 0", "power 1"]  # ipmi_sim adds the second by itself
 
-# What each button makes the BMC do, once.
+# The commands that the BMC must receive, once, for each button.
 BUTTONS = {
     "server_power_on": ["power 1"],
     "server_shut_down": ["shutdown 1"],
@@ -22,22 +22,22 @@ BUTTONS = {
     "server_reset": ["reset 1"],
 }
 
-# Log records that are not about us, by what they are about.
-NOT_OURS = {
+# Log records that are not about our files, and their causes.
+OTHER_RECORDS = {
     "Skipping pip installation": "the test's own --skip-pip",
     "zlib_ng and isal are not available": "speed",
     "does not have any enabled IPv4 addresses": "the loopback is the only network here",
-    "Support for the running Python version": "the Python of its day",
+    "Support for the running Python version": "the Python version",
     "FFmpeg": "not installed",
     "turbojpeg": "not installed",
-    "Platform rest not ready yet": "the second sidecar, started on purpose after Home Assistant",
+    "Platform rest not ready yet": "the test starts the second sidecar after Home Assistant",
 }
 
-# Repairs that are about how it was installed here.
-REPAIRS_NOT_OURS = {
-    "country_not_configured": "nobody was there to say",
-    "deprecated_method": "it comes from PyPI",
-    "python_version": "the Python of its day",
+# Repairs that are about this installation, and their causes.
+OTHER_REPAIRS = {
+    "country_not_configured": "the test skips that step",
+    "deprecated_method": "the installation from PyPI",
+    "python_version": "the Python version",
 }
 
 
@@ -46,7 +46,7 @@ def shown(home):
 
 
 def all_show(home, state):
-    """State, power and switch, once they agree."""
+    """Waits until the sensors and the switch show this state."""
     until(f"{POWER_STATE} to be {state}", lambda: set(shown(home).values()) == {state})
     ok(f"state, power and switch are {state}")
 
@@ -58,15 +58,15 @@ def unavailable(home, sensor_state):
 
 
 def journal_is(bmc, what, expected):
-    """Waits for the last line, then a moment for one too many."""
+    """Waits for the last line, and one second more for a wrong extra line."""
     until(f"{expected} in the journal after {what}", lambda: len(bmc.journal()) >= len(expected))
     time.sleep(1)
     expect(f"{what}: the BMC's journal", expected, bmc.journal())
 
 
 def start_over(home, bmc, power, **server):
-    """A server in this state, which Home Assistant has seen, and no old notification."""
-    for script in (SHUTTING_DOWN, "script.server_power_answer"):  # they would read the state again by themselves
+    """Sets the server to this state, waits until Home Assistant shows it, and removes old notifications."""
+    for script in (SHUTTING_DOWN, "script.server_power_answer"):  # these scripts would read the state again
         home.call("script.turn_off", script)
     bmc.settle_in(power, **server)
     home.read_again()
@@ -84,18 +84,18 @@ def notified(home, name):
 def clean(home):
     scene("The configuration")
     check = home.post("/api/config/core/check_config", {})
-    expect("its check", {"result": "valid", "errors": None, "warnings": None}, check)
+    expect("the result of its check", {"result": "valid", "errors": None, "warnings": None}, check)
     issues = home.websocket({"type": "repairs/list_issues"})["issues"]
-    expect("repairs it asks for", [], [issue for issue in issues if issue["issue_id"] not in REPAIRS_NOT_OURS])
+    expect("repairs that it shows", [], [issue for issue in issues if issue["issue_id"] not in OTHER_REPAIRS])
 
 
 def clean_log(home):
-    strange = [record for record in home.complaints() if not any(known in record for known in NOT_OURS)]
-    expect("warnings and errors in its log", [], strange)
+    unknown = [record for record in home.complaints() if not any(known in record for known in OTHER_RECORDS)]
+    expect("warnings and errors in its log", [], unknown)
 
 
-def behind_its_back(home, bmc):
-    scene("Power changes behind its back")
+def changed_elsewhere(home, bmc):
+    scene("The power changes without Home Assistant")
     start_over(home, bmc, 0)
     all_show(home, "off")
     home.dismiss_all()
@@ -103,7 +103,7 @@ def behind_its_back(home, bmc):
     start = time.monotonic()
     until("the next poll", lambda: home.state(POWER) == "on", 120)
     all_show(home, "on")
-    ok(f"seen after {time.monotonic() - start:.0f} s, by polling alone")
+    ok(f"shown after {time.monotonic() - start:.0f} s, by polling only")
     expect_in("the notification", "Switched on at ", notified(home, "server_power_changed"))
 
 
@@ -114,7 +114,7 @@ def buttons(home, bmc):
         home.press(button)
         journal_is(bmc, button, expected)
     failures = set(home.notifications()) - {"server_power_changed"}
-    expect("notifications about commands", set(), failures)
+    expect("notifications of failures", set(), failures)
 
 
 def pressed_twice(home, bmc):
@@ -145,15 +145,15 @@ def switch(home, bmc):
             assert time.monotonic() - start < 120, "the server never went off"
         turning_off.result()
     assert time.monotonic() - start > 10, "the power state changed before the script polled it"
-    expect("what the switch showed while the server was shutting down", {"off"}, set(seen))
+    expect("the states of the switch during the shutdown", {"off"}, set(seen))
     all_show(home, "off")
     expect("switched off: the BMC's journal", ["shutdown 1"], bmc.journal())
     until("the script to end", lambda: home.state(SHUTTING_DOWN) == "off")
-    expect("notification that it is still on", None, home.notifications().get("server_still_on"))
+    expect("the notification that it is still on", None, home.notifications().get("server_still_on"))
 
 
 def shutdown_that_fails(home, bmc, sidecar):
-    scene("A shutdown that could not be sent")
+    scene("A shutdown that the sidecar refuses")
     start_over(home, bmc, 1)
     sidecar.start(bmc, API_KEY="another-key-of-16-characters")
     home.call("switch.turn_off", SWITCH)
@@ -169,7 +169,7 @@ def schedule(home, bmc):
     start_over(home, bmc, 0)
     trigger = {"skip_condition": False}
     home.call("automation.trigger", "automation.server_on_in_the_morning", **trigger)
-    journal_is(bmc, "morning, before the schedule is switched on", [])
+    journal_is(bmc, "morning, while the schedule is off", [])
     home.call("input_boolean.turn_on", "input_boolean.server_schedule")
     home.call("automation.trigger", "automation.server_on_in_the_morning", **trigger)
     journal_is(bmc, "morning", ["power 1"])
@@ -178,7 +178,7 @@ def schedule(home, bmc):
     journal_is(bmc, "night", ["shutdown 1"])
     start_over(home, bmc, 0)
     home.call("automation.trigger", "automation.server_off_at_night", **trigger)
-    journal_is(bmc, "night, when it is off already", [])
+    journal_is(bmc, "night, while the server is off", [])
     home.call("input_boolean.turn_off", "input_boolean.server_schedule")
 
 
@@ -186,34 +186,34 @@ def automations(home, bmc):
     scene("Automations")
     start_over(home, bmc, 0)
     home.post("/api/events/server_wanted", {})
-    journal_is(bmc, "an event that two automations wait for at once", ["power 1"])
+    journal_is(bmc, "an event that starts two automations with the same command", ["power 1"])
     start_over(home, bmc, 1)
     home.post("/api/events/server_wanted_and_reset", {})
     until("both commands", lambda: len(bmc.journal()) == 2)
     time.sleep(1)
-    expect("two automations with two commands at once", ["power 1", "reset 1"], sorted(bmc.journal()))
+    expect("an event that starts two automations with two commands", ["power 1", "reset 1"], sorted(bmc.journal()))
 
 
 def second_server(home, bmc):
-    """Its copy of the package waits for one look of 10 s only, so that the test need not wait five minutes."""
+    """Its copy of the package waits for one poll of 10 s, so that the test does not wait five minutes."""
     scene("A second server, whose system ignores the power button")
     there = lambda: "sensor.lab_power_state" in {each["entity_id"] for each in home.get("/api/states")}
-    until("the sensor, whose sidecar started after Home Assistant", there, 120)
-    ok("its sensor came, though its sidecar started after Home Assistant")
+    until("the sensor of the second server", there, 120)
+    ok("its sensor is there, although its sidecar started after Home Assistant")
     bmc.settle_in(1, ignores_button=True)
     home.read_again("sensor.lab_power_state")
     until("the state to be read", lambda: home.state("switch.lab_power") == "on")
     home.press("lab_shut_down")
     expect("the switch", "off", home.state("switch.lab_power"))
-    expect_in("after the wait", "its power state is on.", notified(home, "lab_still_on"))
+    expect_in("the notification after the wait", "its power state is on.", notified(home, "lab_still_on"))
     until("the switch to show on again", lambda: home.state("switch.lab_power") == "on")
-    journal_is(bmc, "and its power is not cut", ["shutdown 1"])
+    journal_is(bmc, "the sidecar does not cut the power", ["shutdown 1"])
 
     bmc.settle_in(1, ignores_button=True)
     home.call("input_boolean.turn_on", "input_boolean.lab_force_off_when_stuck")
     home.press("lab_shut_down")
     until("the power to be cut", lambda: len(bmc.journal()) == 2)
-    journal_is(bmc, "with that switched on it is", ["shutdown 1", "power 0"])
+    journal_is(bmc, "with 'force off when stuck' it cuts the power", ["shutdown 1", "power 0"])
     until("it to be off", lambda: home.state("switch.lab_power") == "off")
 
 
@@ -232,7 +232,7 @@ def wrong_key(home, bmc, sidecar):
     all_show(home, "on")
     home.press("server_reset")
     until("the notification to go", lambda: "server_reset" not in home.notifications())
-    ok("the next success takes the notification away")
+    ok("the next success removes the notification")
 
 
 def wrong_password(home, bmc, sidecar):
@@ -261,24 +261,24 @@ def dead_bmc(home, bmc):
     home.read_again()
     all_show(home, "on")
     now = home.attributes("automation.server_power_changed").get("last_triggered")
-    expect("notified of a change meanwhile", False, now != changes)
+    expect("a notification of a change meanwhile", False, now != changes)
 
 
 def slow_bmc(home, bmc):
     scene("A slow BMC")
     start_over(home, bmc, 0, delay=2)
     home.press("server_power_on")
-    journal_is(bmc, "one that takes 2 s", ["power 1"])
+    journal_is(bmc, "a change that takes 2 s", ["power 1"])
     all_show(home, "on")
     expect("the notification", None, home.notifications().get("server_power_on"))
 
     start_over(home, bmc, 1, delay=12)
     home.press("server_reset")
     text = notified(home, "server_reset")
-    expect_in("one that takes 12 s, longer than Home Assistant waits", "**outcome_unknown**", text)
+    expect_in("a change that takes 12 s, longer than Home Assistant waits", "**outcome_unknown**", text)
     expect("its journal", ["reset 1"], bmc.journal())
-    until("it to have finished", lambda: home.read_again() or home.state(POWER_STATE) == "on", 60)
-    journal_is(bmc, "and later", ["reset 1"])
+    until("the change to finish", lambda: home.read_again() or home.state(POWER_STATE) == "on", 60)
+    journal_is(bmc, "after its end", ["reset 1"])
 
 
 def refusing_bmc(home, refusing, bmc, sidecar):
@@ -293,7 +293,7 @@ def refusing_bmc(home, refusing, bmc, sidecar):
 
 
 def sidecar_restarted(home, bmc, sidecar):
-    scene("The sidecar stopped, and started again")
+    scene("The sidecar stops and starts again")
     start_over(home, bmc, 1)
     sidecar.stop()
     home.read_again()
@@ -305,11 +305,11 @@ def sidecar_restarted(home, bmc, sidecar):
     home.read_again()
     all_show(home, "on")
     home.press("server_reset")
-    journal_is(bmc, "and a press works again", ["reset 1"])
+    journal_is(bmc, "a press after the restart", ["reset 1"])
 
 
 def of_years_ago(home, bmc):
-    """The second configuration: rest commands without a body, a rest sensor, a template switch over it."""
+    """The second configuration: rest commands without a body, a rest sensor, and a template switch that uses it."""
     scene("A configuration of years ago")
     clean(home)
     sensor = "sensor.server_power_status"
@@ -335,5 +335,5 @@ def of_years_ago(home, bmc):
     until("the state", lambda: home.state("switch.server") == "on")
     home.call("switch.turn_off", "switch.server")
     journal_is(bmc, "the switch off", ["power 1", "shutdown 1"])
-    until("its system to shut down", lambda: home.read_again(sensor) or home.state("switch.server") == "off", PATIENCE)
+    until("the shutdown", lambda: home.read_again(sensor) or home.state("switch.server") == "off", TIMEOUT)
     clean_log(home)

@@ -1,8 +1,8 @@
-"""Drives one Home Assistant through all scenes. scripts/test-home-assistant starts it, in a network of its own.
+"""Runs all scenes with one Home Assistant. scripts/test-home-assistant starts it in a network of its own.
 
 Usage: test.py VERSION SIDECAR FOLDER PICTURE COMMAND...
-  FOLDER is where it may write; PICTURE where to save the dashboard's picture, or "" for nowhere; COMMAND starts that
-  Home Assistant, with a configuration folder as one more argument.
+  It writes to FOLDER. PICTURE is the file for the picture of the dashboard, or "" for none. COMMAND and the path of a
+  configuration folder start Home Assistant.
 """
 
 import re
@@ -21,7 +21,7 @@ from world import KEY, ROOT, Bmc, HomeAssistant, RefusingBmc, Sidecar
 NEWEST = "2026.11"
 OF_YEARS_AGO = ROOT / "tests/home-assistant/of-years-ago"
 
-# A user's own automations, two for each event.
+# Automations of a user, two for each event.
 AUTOMATIONS = """\
 automation:
   - alias: Event, first
@@ -63,19 +63,19 @@ def main():
         sidecar.start(bmc)
         scene(f"Home Assistant {version} with the shipped files")
         ok(f"running after {home.start():.0f} s")
-        second_sidecar.start(second)  # the later one of the two, as in a pod
+        second_sidecar.start(second)  # after Home Assistant, as it can happen in a pod
         guided(home)
         scenes.clean(home)
         scenes.buttons(home, bmc)
         scenes.switch(home, bmc)
         scenes.schedule(home, bmc)
-        scenes.behind_its_back(home, bmc)
+        scenes.changed_elsewhere(home, bmc)
         scenes.second_server(home, second)
         if version == NEWEST:
             import browser
 
             browser.dashboard(home, bmc, sidecar, work, picture)
-        scene("Its log, after all this")
+        scene("The log after these scenes")
         scenes.clean_log(home)
 
         scenes.automations(home, bmc)
@@ -106,7 +106,7 @@ def main():
 
 
 def shipped(folder, version):
-    """The configuration folder of someone who has followed the guide, for two servers."""
+    """Makes the configuration folder as the guide says, for two servers."""
     packages = folder / "packages"
     packages.mkdir(parents=True)
     blocks = ["frontend:\n", guide.block("# configuration.yaml"), guide.block("# configuration.yaml: the dashboard")]
@@ -116,7 +116,7 @@ def shipped(folder, version):
         shutil.copy(guide.SHIPPED / name, packages if name.startswith("ipmi") else folder)
     (packages / "own_automations.yaml").write_text(AUTOMATIONS)
 
-    # By the guide's sed line; and a wait short enough for a test.
+    # The guide's sed line makes the copy. The test shortens its wait.
     line = re.search(r"^\$ sed '([^']+)' ipmi_sidecar.yaml >lab.yaml$", guide.GUIDE, re.MULTILINE)
     assert line, "the guide has no sed line for a second server"
     copied = lambda text: subprocess.run(["sed", line[1]], input=text, capture_output=True, text=True, check=True).stdout
@@ -138,20 +138,20 @@ def replaced(text, changes):
 
 
 def of_years_ago(folder, version):
-    """The second configuration as it is; where the older switch is gone, with the guide's lines instead."""
+    """Copies the second configuration. For the newest version it replaces the old switch with the guide's lines."""
     shutil.copytree(OF_YEARS_AGO, folder)
     (folder / "secrets.yaml").write_text(f"ipmi_api_key: {KEY}\n")
     if version == NEWEST:
         file = folder / "configuration.yaml"
         text = file.read_text()
         before = guide.block("# before")
-        assert before.split("\n", 1)[1] in text, "the guide's older switch is not the one of the second configuration"
+        assert before.split("\n", 1)[1] in text, "the guide's old switch is not that of the second configuration"
         file.write_text(text.replace(before.split("\n", 1)[1], guide.block("# from 2025.12 on")))
     return folder
 
 
 def guided(home):
-    """The guide says what is there."""
+    """Checks that the guide lists all codes and entities."""
     scene("The guide")
     told, known = guide.codes(guide.GUIDE, "## Every code"), readme_codes()
     assert known, "README.md has no table of failures"
@@ -159,8 +159,8 @@ def guided(home):
     expect("codes it has and README.md has not", set(), told - known - {"no_answer"})
     told = set(re.findall(r"`((?!rest_command)\w+\.server_\w+)`", guide.GUIDE))
     known = {each["entity_id"] for each in home.get("/api/states") if ".server_" in each["entity_id"]}
-    expect("entities that it lacks", set(), known - told)
-    expect("entities it has and nobody else", set(), told - known)
+    expect("entities that the guide lacks", set(), known - told)
+    expect("entities of the guide that do not exist", set(), told - known)
 
 
 def readme_codes():
@@ -168,7 +168,7 @@ def readme_codes():
 
 
 def evidence(work):
-    """What helps to see why: the end of each log."""
+    """Prints the end of each log."""
     names = ("*.log", "*/home-assistant.log", "*.output", "*/journal")
     for log in [found for name in names for found in work.glob(name)]:
         print(f"\n--- {log} ---\n" + "\n".join(log.read_text(errors="replace").splitlines()[-60:]), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the test starts: simulated BMCs, the sidecar, Home Assistant. All on the loopback of a network of its own."""
+"""Starts simulated BMCs, the sidecar and Home Assistant, on the loopback of a network of their own."""
 
 import json
 import os
@@ -18,12 +18,12 @@ FILES = ROOT / "scripts/lib/bmc"  # of the simulated BMC
 KEY = "key-of-the-home-assistant-test"
 BMC_PASSWORD = "s3cret"
 HOME_ASSISTANT = "http://127.0.0.1:8123"
-PATIENCE = 30  # seconds for what should take a moment, on a crowded machine
+TIMEOUT = 30  # seconds for a short action on a busy machine
 
-# The steps of the first visit but the first: these want the internet.
+# The steps of the first visit without its first step: these need the internet.
 ONBOARDED = {"version": 4, "key": "onboarding", "data": {"done": ["core_config", "analytics", "integration"]}}
 
-# The server behind the BMC. Pressing its button asks its system to shut down, which takes a while.
+# The server of the BMC. Its power button asks the system to shut down, which takes a few seconds.
 SERVER = """\
 cd "{folder}"
 [ "$1" = get ] || {{ echo "$*" >>journal; sleep "$(cat delay)"; }}
@@ -39,9 +39,9 @@ esac
 """
 
 
-def until(what, condition, patience=PATIENCE):
-    """The first true result of `condition`; an error of the network means not yet."""
-    deadline = time.monotonic() + patience
+def until(what, condition, timeout=TIMEOUT):
+    """Waits for a true result of `condition`, and returns it. A network error counts as false."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
             result = condition()
@@ -50,12 +50,12 @@ def until(what, condition, patience=PATIENCE):
         if result:
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience} s for {what}")
+            raise AssertionError(f"waited {timeout} s for {what}")
         time.sleep(0.2)
 
 
 class Process:
-    """A program that ends with the test, and what it printed."""
+    """A program that ends with the test, and its log."""
 
     def __init__(self, command, log, environment=None):
         self.log = log
@@ -86,7 +86,7 @@ class Process:
 
 
 class Bmc:
-    """ipmi_sim, with a server behind it that keeps a journal of what it was told."""
+    """ipmi_sim with a server that writes the commands it receives into a journal."""
 
     def __init__(self, folder, port):
         self.folder, self.port = folder, port
@@ -104,7 +104,7 @@ class Bmc:
         self.process = Process(command, folder / "ipmi_sim.log")
 
     def settle_in(self, power=0, delay=0, shutdown_takes=2, ignores_button=False):
-        """Sets the server as a scene wants it, and starts its journal again."""
+        """Sets the state of the server, and empties its journal."""
         (self.folder / "off-at").unlink(missing_ok=True)
         (self.folder / "ignores-button").unlink(missing_ok=True)
         if ignores_button:
@@ -125,7 +125,7 @@ class Bmc:
 
 
 class RefusingBmc:
-    """pyghmi's BMC, which does not power cycle a server that is off. It speaks cipher suite 17."""
+    """The BMC of pyghmi, which refuses to cycle a server that is off. It uses cipher suite 17."""
 
     def __init__(self, folder, port):
         self.port = port
@@ -135,7 +135,7 @@ class RefusingBmc:
 
 
 class Sidecar:
-    """The binary, on the port of the shipped files."""
+    """The binary. Its default port is that of the shipped files."""
 
     def __init__(self, binary, log, port=8080):
         self.binary, self.log, self.port = binary, log, port
@@ -151,7 +151,7 @@ class Sidecar:
             "BMC_USER": "admin",
             "BMC_PASSWORD": BMC_PASSWORD,
             "LISTEN_ADDR": f"127.0.0.1:{self.port}",
-            "POWER_COOLDOWN": "0",  # the scenes repeat cycles at a pace nobody would
+            "POWER_COOLDOWN": "0",  # the scenes repeat cycles and resets within seconds
             **variables,
         }
         self.process = Process([self.binary], self.log, environment)
@@ -163,7 +163,7 @@ class Sidecar:
 
 
 class HomeAssistant:
-    """One installation on one configuration folder, driven over its own interfaces as a person's browser drives it."""
+    """One Home Assistant with one configuration folder, used through the interfaces that a browser uses."""
 
     def __init__(self, command, folder, work):
         self.command, self.folder = command, folder
@@ -171,21 +171,21 @@ class HomeAssistant:
         self.process, self.tokens = None, None
 
     def start(self):
-        seen = time.monotonic()
+        start = time.monotonic()
         (self.folder / ".storage").mkdir()
         (self.folder / ".storage/onboarding").write_text(json.dumps(ONBOARDED))
         self.process = Process([*self.command, self.folder], self.output)
         until("Home Assistant to serve", self.serves, 180)
         self.tokens = self.onboard()
         until("Home Assistant to be running", lambda: self.get("/api/config")["state"] == "RUNNING", 120)
-        return time.monotonic() - seen
+        return time.monotonic() - start
 
     def serves(self):
         assert self.process.popen.poll() is None, f"Home Assistant has ended:\n{self.process.text()}"
         return self.ask("GET", "/manifest.json")
 
     def onboard(self):
-        """What the first visit of a browser does, up to its tokens."""
+        """Does what the first visit of a browser does, and returns the tokens."""
         client = HOME_ASSISTANT + "/"
         user = {"client_id": client, "name": "Test", "username": "test", "password": "test-test", "language": "en"}
         code = self.ask("POST", "/api/onboarding/users", json.dumps(user))["auth_code"]
@@ -213,7 +213,7 @@ class HomeAssistant:
         return self.ask("POST", path, json.dumps(body))
 
     def websocket(self, command):
-        """One command over the WebSocket API, and its result."""
+        """Sends one command over the WebSocket API, and returns its result."""
         connection = websocket.create_connection(HOME_ASSISTANT.replace("http", "ws") + "/api/websocket", timeout=60)
         try:
             connection.recv()
@@ -244,7 +244,7 @@ class HomeAssistant:
         self.call("homeassistant.update_entity", sensor)
 
     def notifications(self):
-        """Each notification's text by its id, without those of Home Assistant itself."""
+        """The text of each notification by its id."""
         found = self.websocket({"type": "persistent_notification/get"})
         return {each["notification_id"]: f"{each['title']}: {each['message']}" for each in found}
 
@@ -252,7 +252,7 @@ class HomeAssistant:
         self.call("persistent_notification.dismiss_all")
 
     def complaints(self):
-        """Warnings and errors in its log, whole records."""
+        """The warnings and errors in its log as whole records."""
         records = []
         for line in (self.folder / "home-assistant.log").read_text(errors="replace").splitlines():
             if line[:4].isdigit():

@@ -1,6 +1,6 @@
-"""aiohttp, which Home Assistant uses.
+"""aiohttp, the client that Home Assistant uses.
 
-Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the body.
+Reads lines "METHOD PATH KEY BYTES FLAGS" from standard input. Prints the status, a space and the body for each.
 """
 
 import asyncio

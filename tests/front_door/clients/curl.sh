@@ -1,6 +1,6 @@
 #!/bin/sh
-# curl. Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the body.
-# With "expect" among the flags it asks for leave before it sends a body, else it does not.
+# curl. Reads lines "METHOD PATH KEY BYTES FLAGS" from standard input. Prints the status, a space and the body for each.
+# With the flag "expect" it sends Expect: 100-continue before a body, else it does not.
 while read -r method path key bytes flags; do
     case $flags in
     *expect*) expect="Expect: 100-continue" ;;

@@ -1,4 +1,5 @@
-// Node's fetch. Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the body.
+// Node's fetch. Reads lines "METHOD PATH KEY BYTES FLAGS" from standard input. Prints the status, a space and the body
+// for each.
 
 import { createInterface } from "node:readline";
 

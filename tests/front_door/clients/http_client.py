@@ -1,6 +1,6 @@
 """http.client of Python's standard library.
 
-Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the body.
+Reads lines "METHOD PATH KEY BYTES FLAGS" from standard input. Prints the status, a space and the body for each.
 """
 
 import http.client

@@ -1,6 +1,6 @@
 #!/bin/sh
-# wget of busybox. Standard input: lines "METHOD PATH KEY BYTES FLAGS"; output: for each the status, a space and the
-# body, which it keeps to itself when the status is an error.
+# wget of busybox. Reads lines "METHOD PATH KEY BYTES FLAGS" from standard input. Prints the status, a space and the
+# body for each. wget does not print the body of an error.
 body=$(mktemp) headers=$(mktemp) reply=$(mktemp)
 trap 'rm -f "$body" "$headers" "$reply"' EXIT
 while read -r method path key bytes _; do
