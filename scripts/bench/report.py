@@ -178,7 +178,7 @@ def goals(figures):
     counts = {peer: survived(figures, peer) for peer in figures.peers}
     total = len(figures.result["attacks"]) // len(figures.peers)
     best = max(counts.values())
-    yield "survives all attacks, and at least as many as any peer", f"{counts[OURS]} of {total}", counts[OURS] == total == best
+    yield "survives all attacks, and at least as many as any other server", f"{counts[OURS]} of {total}", counts[OURS] == total == best
 
 
 def controls(figures):
