@@ -1,6 +1,5 @@
 """Uses the shipped files as a person does, and checks what Home Assistant shows."""
 
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
