@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use base64ct::{Base64Unpadded, Encoding};
+
+use crate::command::Command;
+use crate::failure::{Code, Failure};
 use crate::http::Head;
-use crate::ipmi::{Command, Read};
 use crate::secret::{Credential, Secret};
 
 /// A command that may be run.
@@ -13,56 +16,53 @@ pub struct Authorised {
     key: Arc<str>,
 }
 
-/// Why a request may not run its command.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No key, more than one, or a wrong one.
-    NoValidKey,
-    /// A web page of another site made a browser send it.
-    CrossSite,
-    /// The key is for other commands: these.
-    NotAllowed { may: Vec<Command> },
-}
-
-/// A key, and what it is for.
+/// A key, and the commands it allows.
 #[derive(Debug)]
 pub struct Key {
     /// The variable that gives it, for the log.
     pub name: Arc<str>,
     pub credential: Credential,
-    pub allows: Vec<Command>,
+    /// Words of the table of commands.
+    pub allows: Vec<&'static str>,
 }
 
-/// The keys, of which a request must bring one.
+/// The keys. A request must bring one of them.
 #[derive(Debug)]
 pub struct Keys(pub Vec<Key>);
 
 impl Keys {
-    /// Lets a request pass that brings one valid key, if that is for this command.
+    /// Lets a request pass that brings one valid key which allows this command.
     ///
     /// # Errors
-    /// `NoValidKey`, `NotAllowed`, or `CrossSite` for a change that a browser says was not made by our own origin
-    /// (W3C Fetch Metadata): a key kept in a browser must not be usable by any page it visits.
-    pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Refusal> {
-        // All are compared, so that the time does not tell which. Files can make two of them equal while we run: then
-        // each must allow it, so that nobody gains by it.
-        let valid: Vec<_> = self.0.iter().filter(|key| brings(head, &key.credential.current())).collect();
-        if let Some(narrow) = valid.iter().find(|key| !key.allows.contains(&command)) {
-            return Err(Refusal::NotAllowed { may: narrow.allows.clone() });
+    /// `Unauthorized` without a valid key. `Forbidden` if the key is for other commands, or for a change that a browser
+    /// says was not made by our own origin (W3C Fetch Metadata): no page that a browser visits may use a key that the
+    /// browser keeps.
+    pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Failure> {
+        // All keys are compared, so that the time does not tell which one is valid. Files can make two keys equal while
+        // the program runs. Then both must allow the command, so that no caller gains by it.
+        let valid: Vec<_> = self.0.iter().filter(|key| has_key(head, &key.credential.current())).collect();
+        if let Some(narrow) = valid.iter().find(|key| !key.allows.contains(&command.word())) {
+            let words = narrow.allows.join(", ");
+            return Err(
+                Code::Forbidden.because(format!("this key is only for {words}. Use one that allows it"))
+            );
         }
-        let key = valid.first().ok_or(Refusal::NoValidKey)?;
+        let key = valid.first().ok_or(Code::Unauthorized)?;
         let is_own = |site: &[u8]| [&b"same-origin"[..], b"none"].contains(&site);
-        if matches!(command, Command::Change(_)) && !head.values("Sec-Fetch-Site").all(is_own) {
-            return Err(Refusal::CrossSite);
+        if command.is_change() && !head.values("Sec-Fetch-Site").all(is_own) {
+            return Err(Code::Forbidden.because(
+                "a web page of another site may not change power. Send the request from a program, or from a page of \
+                 the same origin",
+            ));
         }
         Ok(Authorised { command, key: key.name.clone() })
     }
 }
 
 impl Authorised {
-    /// For the operator at the command line, who holds the configuration itself; only for reading.
-    pub fn by_operator(command: Read) -> Self {
-        Self { command: Command::Read(command), key: "the operator".into() }
+    /// A power status for the operator at the command line, who has the configuration itself.
+    pub fn status_for_operator() -> Self {
+        Self { command: Command::POWER_STATUS, key: "the operator".into() }
     }
 
     pub const fn command(&self) -> Command {
@@ -75,8 +75,8 @@ impl Authorised {
     }
 }
 
-/// Whether the head brings this key, in one of three ways, and no other beside it.
-fn brings(head: &Head, key: &Secret) -> bool {
+/// Whether the head brings this key, in one of three ways, and no other key beside it.
+fn has_key(head: &Head, key: &Secret) -> bool {
     let offers: Vec<_> = ["X-API-Key", "Authorization"]
         .into_iter()
         .flat_map(|name| head.values(name).map(move |value| (name, value)))
@@ -97,46 +97,18 @@ fn brings(head: &Head, key: &Secret) -> bool {
     }
 }
 
-/// The password of `base64(user:password)` (RFC 7617): everything behind the first colon.
+/// The password of `base64(user:password)` (RFC 7617): everything behind the first colon. Some senders leave out the
+/// padding.
 fn password(credentials: &[u8]) -> Option<Vec<u8>> {
-    let mut pair = base64(credentials)?;
+    let text = str::from_utf8(credentials).ok()?;
+    let mut pair = Base64Unpadded::decode_vec(text.trim_end_matches('=')).ok()?;
     let colon = pair.iter().position(|&byte| byte == b':')?;
     Some(pair.split_off(colon + 1))
-}
-
-/// Decodes base64 (RFC 4648, section 4), with or without its padding; `None` for anything else.
-#[allow(clippy::cast_possible_truncation)] // the low eight bits are the byte
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
-    let digits = &text[..text.len() - padding];
-    if digits.len() % 4 == 1 || (padding > 0 && (padding > 2 || !text.len().is_multiple_of(4))) {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    let (mut bits, mut held) = (0_u32, 0);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipmi::Change;
 
     fn head(fields: &[(&str, &str)]) -> Head {
         let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -144,11 +116,20 @@ mod tests {
         Head::parse(text.as_bytes(), "test".into()).unwrap()
     }
 
-    fn authorise(fields: &[(&str, &str)], command: Command) -> Result<(), Refusal> {
-        Keys(vec![key("s:ecret", &Command::ALL)]).authorise(&head(fields), command).map(|_| ())
+    fn power_on() -> Command {
+        Command::all().find(|command| command.name() == "power on").unwrap()
     }
 
-    fn key(value: &str, allows: &[Command]) -> Key {
+    /// The code and the detail of a refusal.
+    fn refusal(result: Result<Authorised, Failure>) -> Option<(Code, String)> {
+        result.err().map(|failure| (failure.code(), failure.detail().unwrap_or_default().to_owned()))
+    }
+
+    fn authorise(fields: &[(&str, &str)], command: Command) -> Option<(Code, String)> {
+        refusal(Keys(vec![key("s:ecret", &Command::words())]).authorise(&head(fields), command))
+    }
+
+    fn key(value: &str, allows: &[&'static str]) -> Key {
         let credential = Credential::fixed("KEY", value, |_| Ok(())).unwrap();
         Key { name: value.into(), credential, allows: allows.to_vec() }
     }
@@ -164,6 +145,9 @@ mod tests {
             (&[("Authorization", "Basic OnM6ZWNyZXQ=")], true), // :s:ecret
             (&[("Authorization", "Basic OnM6ZWNyZXQ")], true),
             (&[("Authorization", "Basic czplY3JldA==")], false), // s:ecret, where s is the user
+            (&[("Authorization", "Basic OnM6ZWNy ZXQ=")], false),
+            (&[("Authorization", "Basic OnM6ZWNyZX")], false),
+            (&[("Authorization", "Basic ====")], false),
             (&[("Authorization", "Basic s:ecret")], false),
             (&[("Authorization", "s:ecret")], false),
             (&[("Authorization", "Digest s:ecret")], false),
@@ -177,69 +161,46 @@ mod tests {
             (&[("Cookie", "X-API-Key=s:ecret")], false),
             (&[], false),
         ] {
-            let expected = if valid { Ok(()) } else { Err(Refusal::NoValidKey) };
-            assert_eq!(authorise(fields, Command::Change(Change::PowerOn)), expected, "{fields:?}");
+            let expected = (!valid).then(|| (Code::Unauthorized, String::new()));
+            assert_eq!(authorise(fields, power_on()), expected, "{fields:?}");
         }
     }
 
     #[test]
-    fn a_key_is_for_what_it_lists() {
-        let (status, on) = (Command::Read(Read::PowerStatus), Command::Change(Change::PowerOn));
-        let equal = [key("twice", &[status]), key("twice", &[on])];
-        let keys =
-            Keys(equal.into_iter().chain([key("all", &Command::ALL), key("look", &[status])]).collect());
+    fn a_key_allows_what_it_lists() {
+        let keys = Keys(vec![
+            key("twice", &["status"]),
+            key("twice", &["on"]),
+            key("all", &Command::words()),
+            key("look", &["status"]),
+        ]);
+        let only = |word: &str| Err(Some(format!("this key is only for {word}. Use one that allows it")));
         for (offered, command, expected) in [
-            ("all", on, Ok("all")),
-            ("look", status, Ok("look")),
-            ("look", on, Err(Refusal::NotAllowed { may: vec![status] })),
-            ("twice", on, Err(Refusal::NotAllowed { may: vec![status] })),
-            ("twice", status, Err(Refusal::NotAllowed { may: vec![on] })),
-            ("neither", status, Err(Refusal::NoValidKey)),
+            ("all", power_on(), Ok("all")),
+            ("look", Command::POWER_STATUS, Ok("look")),
+            ("look", power_on(), only("status")),
+            ("twice", power_on(), only("status")),
+            ("twice", Command::POWER_STATUS, only("on")),
+            ("neither", Command::POWER_STATUS, Err(None)),
         ] {
             let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), command);
-            assert_eq!(authorised.as_ref().map(Authorised::key), expected.as_ref().copied(), "{offered}");
+            let told = authorised.as_ref().map(Authorised::key);
+            assert_eq!(told.map_err(|failure| failure.detail().map(str::to_owned)), expected, "{offered}");
         }
     }
 
     #[test]
     fn another_site_cannot_make_a_browser_change_power() {
-        let (change, read) = (Command::Change(Change::PowerOn), Command::Read(Read::PowerStatus));
         for (site, command, allowed) in [
-            ("same-origin", change, true),
-            ("none", change, true),
-            ("cross-site", change, false),
-            ("same-site", change, false),
-            ("", change, false),
-            ("cross-site", read, true),
+            ("same-origin", power_on(), true),
+            ("none", power_on(), true),
+            ("cross-site", power_on(), false),
+            ("same-site", power_on(), false),
+            ("", power_on(), false),
+            ("cross-site", Command::POWER_STATUS, true),
         ] {
-            let expected = if allowed { Ok(()) } else { Err(Refusal::CrossSite) };
-            assert_eq!(
-                authorise(&[("X-API-Key", "s:ecret"), ("Sec-Fetch-Site", site)], command),
-                expected,
-                "{site:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn base64_is_that_of_rfc_4648() {
-        for (text, bytes) in [
-            ("", Some("")),
-            ("Zg==", Some("f")),
-            ("Zm8=", Some("fo")),
-            ("Zm9v", Some("foo")),
-            ("Zm9vYg==", Some("foob")),
-            ("Zm9vYmE=", Some("fooba")),
-            ("Zm9vYmFy", Some("foobar")),
-            ("Zg", Some("f")),
-            ("Z", None),
-            ("Zg=", None),
-            ("Zg===", None),
-            ("====", None),
-            ("Zm 9", None),
-            ("Zm-_", None),
-        ] {
-            assert_eq!(base64(text.as_bytes()), bytes.map(|bytes| bytes.as_bytes().to_vec()), "{text}");
+            let refused = authorise(&[("X-API-Key", "s:ecret"), ("Sec-Fetch-Site", site)], command);
+            assert_eq!(refused.map(|(code, _)| code), (!allowed).then_some(Code::Forbidden), "{site:?}");
         }
     }
 }

@@ -6,16 +6,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{info, warn};
 use subtle::ConstantTimeEq;
 
+use crate::timing::REREAD_CREDENTIAL;
+
 /// A mounted secret is one short line; anything larger is the wrong file.
 const MAX_FILE: usize = 4 * 1024;
-
-/// A rotated file counts within a second, and a flood of requests costs one read a second.
-const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// The bit of a file's mode that lets everybody read it (chmod(2), `S_IROTH`).
 const OTHERS_READ: u32 = 0o004;
@@ -34,7 +33,7 @@ impl Secret {
         &self.0
     }
 
-    /// Compares without telling by its duration where the first difference is; only the length shows.
+    /// Compares in constant time. Only the length shows.
     pub fn matches(&self, offered: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(offered).into()
     }
@@ -46,8 +45,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a value must satisfy, at the start and whenever its file is read again. The error says what was
-/// expected and never repeats the value.
+/// What a value must satisfy, at the start and whenever its file is read again. The error says what was expected and
+/// never repeats the value.
 pub type Check = fn(&str) -> Result<(), String>;
 
 /// A configured value: fixed for the life of the process, or read from a file that may change.
@@ -85,14 +84,14 @@ impl Credential {
         Ok(Self { name: name.to_owned(), source: Source::File { path: path.to_owned(), check, last } })
     }
 
-    /// The value as of now. A file that has become unusable keeps its last good value and is reported once.
+    /// The value as of now. If the file can no longer be used, the last good value stays and one warning is logged.
     pub fn current(&self) -> Secret {
         let (path, check, last) = match &self.source {
             Source::Fixed(value) => return value.clone(),
             Source::File { path, check, last } => (path, *check, last),
         };
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.at.elapsed() >= REREAD_AFTER {
+        if last.at.elapsed() >= REREAD_CREDENTIAL {
             last.at = Instant::now();
             match read(path, check) {
                 Ok(value) => {
@@ -117,7 +116,7 @@ fn read(path: &Path, check: Check) -> Result<Secret, String> {
     checked(&read_text(path)?, check)
 }
 
-/// What stands before the last newline. Nothing is no secret: an empty key would be in every request's reach.
+/// The text without its last newline. Nothing is no secret: any request could bring an empty key.
 fn checked(text: &str, check: Check) -> Result<Secret, String> {
     let value = without_newline(text);
     if value.is_empty() {
@@ -144,7 +143,7 @@ fn unreadable(error: &io::Error) -> String {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    // Looked at before it is opened: opening a FIFO would wait for its writer.
+    // Checked before it is opened: opening a FIFO would wait for its writer.
     if !path.metadata().map_err(|error| unreadable(&error))?.is_file() {
         return Err("expected a regular file".to_owned());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::{Cgi, cgi};
+use crate::cgi::program::{Cgi, cgi};
 use crate::support::{KEY, Running, Sidecar, TempDir};
 
 fn with_fake() -> Running {

@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::program::cgi;
+use crate::cgi::program::cgi;
+use crate::cgi::web_server::{Served, WebServer, give_to_web_server};
 use crate::support::{KEY, Running, Sidecar, SimulatedBmc, TempDir, eventually};
-use crate::web_server::{Served, WebServer, give_to_web_server};
 
 struct Case {
     method: &'static str,

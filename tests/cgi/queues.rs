@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use crate::program::{Cgi, RunningCgi, cgi};
+use crate::cgi::program::{Cgi, RunningCgi, cgi};
 use crate::support::{KEY, Running, Sidecar, TempDir, eventually, has_ended, wait_for};
 
 /// For a reply of the program on a busy machine.

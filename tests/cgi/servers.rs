@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::cgi::web_server::{WebServer, give_to_web_server};
 use crate::support::{KEY, Sidecar, SimulatedBmc, TempDir, eventually};
-use crate::web_server::{WebServer, give_to_web_server};
 
 /// A route, its command, the output of `ipmitool` and the calls of the BMC.
 type Change = (&'static str, &'static str, &'static str, &'static [&'static str]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::cgi;
+use crate::cgi::program::cgi;
 use crate::support::{KEY, Running, Sidecar, SimulatedBmc};
 
 /// A request must be complete within 5 s. A busy machine needs a margin.

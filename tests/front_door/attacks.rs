@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::{Signal, geteuid};
 
-use crate::many_clients::{ManyClients, flood, send_and_reset, send_endlessly};
-use crate::monitor::{Monitor, sidecar, under_attack};
+use crate::front_door::many_clients::{ManyClients, flood, send_and_reset, send_endlessly};
+use crate::front_door::monitor::{Monitor, sidecar, under_attack};
 use crate::support::{KEY, Running};
 
 /// Most attacks last longer than the 5 s that a request may take. By then they hold as much as they can.

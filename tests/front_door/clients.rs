@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::monitor::sidecar;
-use crate::packages::python_clients;
+use crate::front_door::monitor::sidecar;
+use crate::front_door::packages::python_clients;
 use crate::support::{KEY, Running, require};
 
 /// A request of a client, and the expected reply.

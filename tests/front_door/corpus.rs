@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use crate::monitor::sidecar;
-use crate::packages::gunicorn_requests;
+use crate::front_door::monitor::sidecar;
+use crate::front_door::packages::gunicorn_requests;
 use crate::support::KEY;
 
 /// More than the 5 s after which an incomplete request times out.

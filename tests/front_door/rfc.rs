@@ -1,6 +1,6 @@
 //! RFC 9110 and RFC 9112, section by section: valid and invalid requests. No request here runs a command.
 
-use crate::monitor::sidecar;
+use crate::front_door::monitor::sidecar;
 use crate::support::{KEY, Running};
 
 /// The section, the tested part of the request, and the status of the reply.

@@ -1,22 +1,8 @@
-//! `IPMITOOL_ARGS` of any text: what passes is a few known options, each with a plain value.
+//! `IPMITOOL_ARGS` of any text: only a few known options pass, each with a plain value.
 
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "a target uses a part of each file")]
 
-#[path = "../../../src/secret.rs"]
-mod secret;
-#[path = "../../../src/http.rs"]
-mod http;
-#[path = "../../../src/ipmi.rs"]
-mod ipmi;
-#[path = "../../../src/exec.rs"]
-mod exec;
-#[path = "../../../src/auth.rs"]
-mod auth;
-#[path = "../../../src/ipmitool.rs"]
-mod ipmitool;
-
-use ipmitool::ExtraArguments;
+use ipmi_sidecar::bmc::arguments::ExtraArguments;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

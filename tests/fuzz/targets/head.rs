@@ -1,12 +1,10 @@
-//! Bytes of a connection as a head: no panic, the same end however they arrive, and nothing dangerous gets through.
+//! The bytes of a connection as a head: no panic, the same end in whatever pieces they arrive, and nothing dangerous
+//! passes.
 
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "a target uses a part of each file")]
 
-#[path = "../../../src/http.rs"]
-mod http;
-
-use http::{Head, head_end};
+use ipmi_sidecar::http::Head;
+use ipmi_sidecar::http::head::head_end;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

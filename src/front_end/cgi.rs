@@ -1,7 +1,7 @@
-//! Face two: CGI variables in, `Status:` lines out (RFC 3875). One process is one request.
+//! The second front end: CGI variables in, `Status:` lines out (RFC 3875). One process is one request.
 //!
-//! Processes know nothing of each other. Where `STATE_DIR` is set, each lane is a locked file there, so that changes
-//! stay in order and the BMC sees at most two sessions.
+//! Processes know nothing of each other. With `STATE_DIR`, changes and reads each have a locked file there, so that
+//! changes stay in order and the BMC sees at most two sessions.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::info;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,15 +21,12 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, read};
 use rustix::stdio::stdin;
 
-use crate::http::{Head, HeadError, MAX_BODY, Method, REQUEST_TIME, Response, parse_length};
-use crate::ipmi::Command;
-use crate::ipmitool::Failure;
-use crate::reply::Problem;
-use crate::sidecar::{Admission, Admitted, Sidecar, TOO_LATE};
-
-/// What is left of a body is taken for so long before the reply: Apache's `mod_cgid` and fcgiwrap lose the reply of a
-/// program that ends with its standard input unread.
-const DRAIN_TIME: Duration = Duration::from_millis(500);
+use crate::failure::{Code, Failure};
+use crate::handler::{Admission, Handler, with_body};
+use crate::http::head::{MAX_BODY, parse_length};
+use crate::http::{Head, HeadError, Method, Response};
+use crate::request::Admitted;
+use crate::timing::{CGI_DRAIN_TIMEOUT, RECEIVE_TIMEOUT};
 
 /// The request that CGI variables describe (RFC 3875, 4.1). The path is `PATH_INFO`: what follows the program's own.
 ///
@@ -58,7 +55,7 @@ pub fn head(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Hea
         path,
         headers: variables.iter().filter_map(|(name, value)| field(name, value)).collect(),
         body_length: length,
-        expects_continue: false, // the web server has seen to that
+        expects_continue: false, // the web server has answered that
         peer: text("REMOTE_ADDR").escape_debug().to_string(),
     })
 }
@@ -80,69 +77,69 @@ pub fn answer(
     let is_head = head.as_ref().is_ok_and(|head| head.method == Method::Head);
     let response = match head {
         Ok(head) => {
-            let mut body = Body::of(head);
+            let mut body = Body::new(head);
             let response = catch_unwind(AssertUnwindSafe(|| respond(head, &mut body)));
-            body.drain(Instant::now() + DRAIN_TIME);
-            response.unwrap_or_else(|_| Problem::Panic.reply(None))
+            body.drain(Instant::now() + CGI_DRAIN_TIMEOUT);
+            response.unwrap_or_else(|_| Failure::from(Code::Internal).reply(None))
         }
-        Err(error) => Problem::Head(error.clone()).reply(None),
+        Err(error) => Failure::from(error.clone()).reply(None),
     };
     io::stdout().write_all(&response.to_cgi(is_head))
 }
 
-/// The three steps of the heart.
-pub fn respond(head: &Head, body: &mut Body, sidecar: &Sidecar, state: Option<&Path>) -> Response {
-    let until = Instant::now() + REQUEST_TIME;
-    let admitted = match sidecar.admit(head) {
+/// The three steps of the handler.
+pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&Path>) -> Response {
+    let until = Instant::now() + RECEIVE_TIMEOUT;
+    let (bmc, admitted) = match handler.admit(head) {
         Admission::Reply(response) => return response,
-        Admission::Command(admitted) => admitted,
+        Admission::Run(bmc, admitted) => (bmc, admitted),
     };
-    let accepted = match body.read(MAX_BODY, until) {
-        Ok(bytes) => admitted.with_body(&bytes),
-        Err(problem) => Admission::Reply(problem.reply(Some(admitted.command()))),
+    let admission = match body.read(MAX_BODY, until) {
+        Ok(bytes) => with_body(bmc, admitted, &bytes),
+        Err(failure) => Admission::Reply(failure.reply(Some(admitted.command()))),
     };
-    let admitted = match accepted {
+    let (bmc, admitted) = match admission {
         Admission::Reply(response) => return response,
-        Admission::Command(admitted) => admitted,
+        Admission::Run(bmc, admitted) => (bmc, admitted),
     };
-    if matches!(admitted.command(), Command::Change(_)) {
+    if admitted.command().is_change() {
         info!("{admitted} accepted");
     }
-    match take_lane(&admitted, state) {
-        Ok(None) => sidecar.carry_out(&admitted, None),
-        // Ours stays open beside the run's, so that the lane is free only when both have ended.
-        Ok(Some(lane)) => sidecar.carry_out(&admitted, lane.try_clone().ok().map(OwnedFd::from)),
-        Err(problem) => sidecar.give_up(&admitted, problem),
+    match wait_for_turn(&admitted, state) {
+        Ok(None) => bmc.carry_out(&admitted, None),
+        // Ours stays open beside the run's, so that the next process waits for both.
+        Ok(Some(lock)) => bmc.carry_out(&admitted, lock.try_clone().ok().map(OwnedFd::from)),
+        Err(failure) => bmc.give_up(&admitted, failure),
     }
 }
 
 /// The body on standard input.
 pub struct Body {
     left: u64,
-    /// Apache takes a chunked body apart and passes it on without its length: it ends where standard input does.
+    /// Apache decodes a chunked body and passes it on without its length. It ends where standard input ends.
     to_end: bool,
 }
 
 impl Body {
-    fn of(head: &Head) -> Self {
+    fn new(head: &Head) -> Self {
         let to_end = head.body_length == 0 && head.values("Transfer-Encoding").next().is_some();
         Self { left: if to_end { u64::MAX } else { head.body_length }, to_end }
     }
 
-    /// All of it, if that is at most so many bytes: a request that is cut short is not carried out.
-    fn read(&mut self, most: u64, until: Instant) -> Result<Vec<u8>, Problem> {
+    /// The whole body, of at most so many bytes. A request that is cut short is not carried out.
+    fn read(&mut self, most: u64, until: Instant) -> Result<Vec<u8>, Failure> {
         if !self.to_end && self.left > most {
-            return Err(Problem::BodyTooLarge);
+            return Err(Code::BodyTooLarge.into());
         }
         let mut bytes = Vec::new();
         self.take(until, |chunk| {
             bytes.extend_from_slice(chunk);
-            if bytes.len() as u64 > most { Err(Problem::BodyTooLarge) } else { Ok(()) }
+            if bytes.len() as u64 > most { Err(Code::BodyTooLarge.into()) } else { Ok(()) }
         })?;
         Ok(bytes)
     }
 
-    /// Throws away what is left of it. The reply stands, whatever comes of that.
+    /// Reads the rest and throws it away. Errors do not change the reply.
     fn drain(&mut self, until: Instant) {
         let _ = self.take(until, |_| Ok(()));
     }
@@ -150,15 +147,15 @@ impl Body {
     fn take(
         &mut self,
         until: Instant,
-        mut with: impl FnMut(&[u8]) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
+        mut with: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut chunk = [0; 4096];
         while self.left > 0 {
             let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
-            let patience = until.saturating_duration_since(Instant::now());
-            match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
-                // A source that never runs dry is no better than one that never speaks.
-                Ok(ready) if ready == 0 || patience.is_zero() => return Err(Problem::Slow),
+            let left = until.saturating_duration_since(Instant::now());
+            match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+                // A body that never ends is always ready: the clock decides as well.
+                Ok(ready) if ready == 0 || left.is_zero() => return Err(Code::RequestTimeout.into()),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return Err(HeadError::CUT_SHORT.into()),
             }
@@ -178,34 +175,23 @@ impl Body {
     }
 }
 
-/// Waits for the lane of this command, at most until it is too late to start. The kernel serves those who wait in their
-/// order.
-fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Problem> {
+/// Waits for the lock of this kind of command, at most until it is too late to start. The kernel serves processes in
+/// the order in which they came.
+fn wait_for_turn(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Failure> {
     let Some(state) = state else { return Ok(None) };
-    let path = state.join(match admitted.command() {
-        Command::Change(_) => "changes.lock",
-        Command::Read(_) => "reads.lock",
-    });
-    let failed = |error| {
-        let said = format!("locking {}, as STATE_DIR says: {error}", path.display());
-        Problem::Run(Failure::NotStarted(said.into()))
-    };
+    let path = state.join(if admitted.command().is_change() { "changes.lock" } else { "reads.lock" });
+    let failed =
+        |error| Code::Internal.because(format!("locking {}, as STATE_DIR says: {error}", path.display()));
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    // flock has no time-out: a thread waits for it, which ends with the process at the latest.
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(failed)?;
+    // flock has no time-out. A thread waits for it, and ends with the process at the latest.
     let (sender, receiver) = mpsc::sync_channel(1);
     let wait = move || sender.send(flock(&file, FlockOperation::LockExclusive).map(|()| file));
     thread::Builder::new().spawn(wait).map_err(failed)?;
     match receiver.recv_timeout(admitted.waits_until().saturating_duration_since(Instant::now())) {
         Ok(locked) => locked.map(Some).map_err(|error| failed(error.into())),
-        Err(_) => Err(TOO_LATE),
+        Err(_) => Err(Failure::too_late()),
     }
 }
 
@@ -213,13 +199,13 @@ fn take_lane(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, 
 mod tests {
     use super::*;
 
-    fn of(variables: &[(&str, &str)]) -> Result<Head, HeadError> {
+    fn head_of(variables: &[(&str, &str)]) -> Result<Head, HeadError> {
         head(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
     }
 
     #[test]
     fn variables_make_the_same_head_as_bytes() {
-        let head = of(&[
+        let head = head_of(&[
             ("REQUEST_METHOD", "POST"),
             ("PATH_INFO", "/power/on"),
             ("QUERY_STRING", "x"),
@@ -238,9 +224,9 @@ mod tests {
     #[test]
     fn missing_and_contradictory_variables_are_refused() {
         let good = [("REQUEST_METHOD", "GET"), ("PATH_INFO", "/health")];
-        assert!(of(&good).is_ok());
+        assert!(head_of(&good).is_ok());
         assert!(
-            of(&[("REQUEST_METHOD", "GET")]).is_ok(),
+            head_of(&[("REQUEST_METHOD", "GET")]).is_ok(),
             "the program's own path is a path, if an unknown one"
         );
         for bad in [
@@ -254,7 +240,7 @@ mod tests {
             &[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "4"), ("HTTP_CONTENT_LENGTH", "5")],
             &[],
         ] {
-            assert!(matches!(of(bad), Err(HeadError::Malformed(_))), "{bad:?}");
+            assert!(matches!(head_of(bad), Err(HeadError::Malformed(_))), "{bad:?}");
         }
     }
 }

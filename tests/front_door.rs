@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
-mod attacks;
-mod clients;
-mod corpus;
-mod many_clients;
-mod packages;
-mod rfc;
-#[path = "../support/mod.rs"]
+mod front_door {
+    mod attacks;
+    mod clients;
+    mod corpus;
+    mod many_clients;
+    mod monitor;
+    mod packages;
+    mod rfc;
+}
 mod support;
-mod monitor;

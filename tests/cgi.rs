@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
-mod configuration;
-mod front_ends;
-mod queues;
-mod program;
-mod servers;
-#[path = "../support/mod.rs"]
+mod cgi {
+    mod configuration;
+    mod front_ends;
+    mod program;
+    mod queues;
+    mod servers;
+    mod variables;
+    mod web_server;
+}
 mod support;
-mod variables;
-mod web_server;

@@ -1,9 +1,8 @@
-//! The HTTP vocabulary: `Head` and `Response`, and how a head is read from bytes. Pure: no sockets here.
+//! A request's head, and how it is read from bytes. Pure.
 
-use std::fmt::{self, Write};
-use std::time::Duration;
+use std::fmt;
 
-pub use tiny_http::{Method, StatusCode};
+use super::Method;
 
 /// Room for any honest client's head; curl sends 100 bytes, a browser 1 KiB. The limit of most proxies.
 pub const MAX_HEAD: usize = 8 * 1024;
@@ -14,10 +13,7 @@ const MAX_HEADERS: usize = 64;
 /// A webhook's body: Alertmanager sends about 1 KiB an alert.
 pub const MAX_BODY: u64 = 64 * 1024;
 
-/// Any honest client sends its request in one go; 5 s allow for a lost packet or two.
-pub const REQUEST_TIME: Duration = Duration::from_secs(5);
-
-/// What goes before the body of a client that asked for leave to send it (RFC 9110, 10.1.1).
+/// What a client hears that asks before it sends its body (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Everything of a request but its body.
@@ -31,7 +27,7 @@ pub struct Head {
     pub body_length: u64,
     /// The client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
-    /// Who asks, for the log.
+    /// The client's address, for the log.
     pub peer: String,
 }
 
@@ -43,7 +39,7 @@ impl fmt::Debug for Head {
     }
 }
 
-/// Why bytes are no head that we accept.
+/// Why bytes are no head that this program accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeadError {
     TooLarge,
@@ -57,12 +53,12 @@ impl HeadError {
     pub const CUT_SHORT: Self = Malformed("the request ended before it was complete");
 }
 
-/// Where the head ends in `bytes`, behind its empty line; `None` while that has not arrived. The bytes before
-/// `checked` were looked at in an earlier call.
+/// Where the head ends in `bytes`, behind its empty line; `None` while that has not arrived. An earlier call has looked
+/// at the bytes before `checked`.
 ///
-/// httparse accepts a lone line feed as the end of a line, and proxies that disagree about it can be made to see
-/// two requests where we see one (RFC 9112, 11.2): a lone LF or CR, like any other control character, is refused
-/// before httparse sees the head.
+/// httparse accepts a lone line feed as the end of a line. Proxies that disagree about it can be made to see two
+/// requests where this program sees one (RFC 9112, 11.2). A lone LF or CR is refused before httparse sees the head, like
+/// any other control character.
 ///
 /// # Errors
 /// `Malformed` at the first byte that no head can contain.
@@ -90,7 +86,7 @@ impl Head {
     /// Reads a whole head, up to and including its empty line (RFC 9112, sections 2 to 6).
     ///
     /// # Errors
-    /// `Malformed` for anything a strict reader of RFC 9112 would not accept, `TooLarge` for too many headers.
+    /// `Malformed` for anything that a strict reader of RFC 9112 does not accept, `TooLarge` for too many fields.
     pub fn parse(bytes: &[u8], peer: String) -> Result<Self, HeadError> {
         // RFC 9112, 2.2: one empty line before the request line is skipped.
         let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
@@ -161,7 +157,7 @@ impl Head {
         }
     }
 
-    /// RFC 9112, 6.3, without the parts that smuggling is made of: no transfer coding at all, and one length.
+    /// RFC 9112, 6.3, without what makes smuggling possible: no transfer coding at all, and one length.
     fn announced_body(&self) -> Result<u64, HeadError> {
         if self.values("Transfer-Encoding").next().is_some() {
             return Err(Malformed("Transfer-Encoding is not accepted: send the body with Content-Length"));
@@ -183,7 +179,7 @@ pub fn parse_length(text: &[u8]) -> Result<u64, HeadError> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err(Malformed("expected a plain decimal number in Content-Length"));
     }
-    // More digits than a u64 holds is simply far too much.
+    // A number that a u64 cannot hold is far too much in any case.
     Ok(str::from_utf8(text).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
 }
 
@@ -224,7 +220,7 @@ fn path_of(target: &str) -> Result<&str, HeadError> {
     Ok(if path.is_empty() { "/" } else { path })
 }
 
-/// `uri-host [":" port]` (RFC 9110, 7.2), by its characters: the value is checked, never used.
+/// `uri-host [":" port]` (RFC 9110, 7.2), by its characters. The value is checked and never used.
 fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !value[colon..].contains(&b']') => (&value[..colon], &value[colon + 1..]),
@@ -247,43 +243,6 @@ fn trimmed(value: &[u8]) -> &[u8] {
     let start = value.iter().position(is_text).unwrap_or(value.len());
     let end = value.iter().rposition(is_text).map_or(start, |last| last + 1);
     &value[start..end]
-}
-
-/// A finished reply. Every one is a JSON object that closes its connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    pub status: StatusCode,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: String,
-}
-
-impl Response {
-    /// The bytes of the reply as HTTP/1.1 (RFC 9112, 4). A reply to HEAD has the head of the one to GET and no body
-    /// (RFC 9110, 9.3.2).
-    pub fn to_http(&self, to_head: bool) -> Vec<u8> {
-        self.to_bytes("HTTP/1.1", "Connection: close\r\n", to_head)
-    }
-
-    /// The bytes of the reply as a CGI program gives it to its web server (RFC 3875, 6).
-    pub fn to_cgi(&self, to_head: bool) -> Vec<u8> {
-        self.to_bytes("Status:", "", to_head)
-    }
-
-    fn to_bytes(&self, start: &str, last: &str, to_head: bool) -> Vec<u8> {
-        let mut text = format!("{start} {} {}\r\n", self.status.0, self.status.default_reason_phrase());
-        for (name, value) in &self.headers {
-            let _ = write!(text, "{name}: {value}\r\n"); // writing to a String cannot fail
-        }
-        let length = self.body.len();
-        let _ = write!(
-            text,
-            "Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n{last}\r\n"
-        );
-        if !to_head {
-            text.push_str(&self.body);
-        }
-        text.into_bytes()
-    }
 }
 
 #[cfg(test)]

@@ -1,36 +1,18 @@
-//! What tells one delivery from another: an id in the head, or the alerts in the body. Pure.
+//! The alerts that a body reports: Alertmanager's, Grafana's and Uptime Kuma's. Pure.
 //!
-//! Automations deliver at least once, and a power cycle must happen once. Of a body nothing is read but what tells
-//! whether this was delivered before, and whether it asks for anything at all.
+//! Of a body only this is read: whether it was delivered before, and whether it asks for anything at all.
 
 use serde_json::Value;
 
-use crate::http::{Head, HeadError};
-
-/// Senders that repeat what they were not answered, and name each delivery: most, Standard Webhooks, GitHub.
-const ID_FIELDS: [&str; 3] = ["Idempotency-Key", "webhook-id", "X-GitHub-Delivery"];
-
-/// A UUID has 36 characters, a signed token a hundred or two.
-const MAX_ID: usize = 255;
-
 /// Alertmanager's and Grafana's have 16 hexadecimal digits.
 const MAX_FINGERPRINT: usize = 64;
-
-/// What a change is remembered by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Delivery {
-    /// The sender's own name for it.
-    Named(String),
-    /// The alerts that fire, sorted. Alertmanager sends no id, and sends the same alerts again and again.
-    Alerts(Vec<Alert>),
-}
 
 /// An alert that fires.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alert {
     /// The same whenever it fires.
     pub fingerprint: String,
-    /// When it began to, in milliseconds since 1970. Of two Prometheus that report it, Alertmanager takes the earlier
+    /// When it began to fire, in milliseconds since 1970. If two Prometheus report it, Alertmanager takes the earlier
     /// start, so this can move back while it fires.
     pub since: i64,
 }
@@ -40,9 +22,9 @@ pub struct Alert {
 pub enum Skip {
     /// It was made for the same alerts before.
     Repeat,
-    /// Whatever was the matter is over.
+    /// The trouble is over.
     Resolved,
-    /// Somebody tries whether webhooks arrive.
+    /// A person tries whether webhooks arrive.
     Test,
 }
 
@@ -57,48 +39,26 @@ impl Skip {
     }
 }
 
-impl Delivery {
-    /// The id that the head brings, if it does.
-    ///
-    /// # Errors
-    /// `Malformed` for more than one, or one that cannot be meant.
-    pub fn by_head(head: &Head) -> Result<Option<Self>, HeadError> {
-        let ids: Vec<_> = ID_FIELDS.into_iter().flat_map(|name| head.values(name)).collect();
-        match ids[..] {
-            [] => Ok(None),
-            [id] if (1..=MAX_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic) => {
-                Ok(Some(Self::Named(String::from_utf8_lossy(id).into_owned())))
-            }
-            [_] => Err(HeadError::Malformed(
-                "expected 1 to 255 visible ASCII characters in Idempotency-Key, webhook-id or X-GitHub-Delivery",
-            )),
-            _ => Err(HeadError::Malformed(
-                "expected one of Idempotency-Key, webhook-id and X-GitHub-Delivery, once",
-            )),
-        }
+/// The alerts that the body reports, sorted. `Ok(None)` for the body of any other sender.
+///
+/// # Errors
+/// Why the body asks for nothing.
+pub fn firing(body: &[u8]) -> Result<Option<Vec<Alert>>, Skip> {
+    // A known sender sends an object, and most bodies are empty.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Ok(None);
     }
-
-    /// The alerts that the body reports. `Ok(None)` for any body that nobody we know sends.
-    ///
-    /// # Errors
-    /// Why the body asks for nothing.
-    pub fn by_body(body: &[u8]) -> Result<Option<Self>, Skip> {
-        // Anything but an object is nobody's, and most bodies are empty.
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Ok(None);
-        }
-        let Ok(body) = serde_json::from_slice::<Value>(body) else { return Ok(None) };
-        match (body.get("alerts"), body.get("heartbeat"), body.get("monitor")) {
-            (Some(Value::Array(_)), ..) if body["status"] == "resolved" => Err(Skip::Resolved),
-            (Some(Value::Array(alerts)), ..) => alerts_of(alerts),
-            (None, Some(heartbeat), Some(_)) => heard(heartbeat).map_or(Ok(None), Err),
-            _ => Ok(None),
-        }
+    let Ok(body) = serde_json::from_slice::<Value>(body) else { return Ok(None) };
+    match (body.get("alerts"), body.get("heartbeat"), body.get("monitor")) {
+        (Some(Value::Array(_)), ..) if body["status"] == "resolved" => Err(Skip::Resolved),
+        (Some(Value::Array(alerts)), ..) => read(alerts),
+        (None, Some(heartbeat), Some(_)) => kuma(heartbeat).map_or(Ok(None), Err),
+        _ => Ok(None),
     }
 }
 
-/// Alertmanager's alerts, or Grafana's: each fires or is over, and those that fire have a fingerprint and a start.
-fn alerts_of(alerts: &[Value]) -> Result<Option<Delivery>, Skip> {
+/// Alertmanager's alerts, or Grafana's. Each one fires or is over. One that fires has a fingerprint and a start.
+fn read(alerts: &[Value]) -> Result<Option<Vec<Alert>>, Skip> {
     let fires = |alert: &Value| match alert["status"].as_str() {
         Some("firing") => Some(true),
         Some("resolved") => Some(false),
@@ -114,18 +74,18 @@ fn alerts_of(alerts: &[Value]) -> Result<Option<Delivery>, Skip> {
     // Grafana's Test button.
     let is_test = |alert: &Value| alert["labels"]["alertname"] == "TestAlert";
     let firing = alerts.iter().zip(all).filter(|(_, fires)| *fires).map(|(alert, _)| alert);
-    let meant = firing.filter(|alert| !is_test(alert)).map(Alert::of);
+    let meant = firing.filter(|alert| !is_test(alert)).map(Alert::from_json);
     let Some(mut meant) = meant.collect::<Option<Vec<_>>>() else { return Ok(None) };
     if meant.is_empty() {
         return Err(Skip::Test);
     }
     meant.sort_unstable();
     meant.dedup();
-    Ok(Some(Delivery::Alerts(meant)))
+    Ok(Some(meant))
 }
 
 impl Alert {
-    fn of(value: &Value) -> Option<Self> {
+    fn from_json(value: &Value) -> Option<Self> {
         let fingerprint = value["fingerprint"].as_str()?;
         let is_one = (1..=MAX_FINGERPRINT).contains(&fingerprint.len());
         let since = milliseconds(value["startsAt"].as_str()?)?;
@@ -133,7 +93,7 @@ impl Alert {
     }
 }
 
-/// A date of RFC 3339 in milliseconds since 1970. Compared as text, two offsets of one moment would be two moments.
+/// A date of RFC 3339 in milliseconds since 1970. As text, one moment in two time zones would be two moments.
 fn milliseconds(date: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| {
         let digits = date.get(range)?;
@@ -154,14 +114,14 @@ fn milliseconds(date: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    // Days since 1970, by counting years from March: the leap day is then the last.
+    // Days since 1970. Years are counted from March, so that the leap day is the last of its year.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
     Some((((days * 24 + hour) * 60 + minute - offset) * 60 + second) * 1000 + thousandths)
 }
 
-/// Uptime Kuma's heartbeat: 0 is down, another number is up again or under repair, and none is its Test button.
-fn heard(heartbeat: &Value) -> Option<Skip> {
+/// Uptime Kuma's heartbeat: 0 is down, another number is up or under repair, and none is its Test button.
+fn kuma(heartbeat: &Value) -> Option<Skip> {
     match heartbeat {
         Value::Null => Some(Skip::Test),
         _ if heartbeat["status"].is_number() && heartbeat["status"] != 0 => Some(Skip::Resolved),
@@ -175,13 +135,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn by_head(fields: &str) -> Result<Option<Delivery>, HeadError> {
-        let text = format!("POST /power/on HTTP/1.0\r\n{fields}\r\n");
-        Delivery::by_head(&Head::parse(text.as_bytes(), "test".into()).unwrap())
-    }
-
-    fn by_body(body: &Value) -> Result<Option<Delivery>, Skip> {
-        Delivery::by_body(body.to_string().as_bytes())
+    fn read(body: &Value) -> Result<Option<Vec<Alert>>, Skip> {
+        firing(body.to_string().as_bytes())
     }
 
     fn alert(status: &str, fingerprint: &str, start: &str) -> Value {
@@ -189,41 +144,19 @@ mod tests {
     }
 
     /// With starts in seconds since 1970.
-    fn alerts(alerts: &[(&str, i64)]) -> Delivery {
+    fn alerts(alerts: &[(&str, i64)]) -> Vec<Alert> {
         let alert = |&(fingerprint, since): &(&str, i64)| Alert {
             fingerprint: fingerprint.to_owned(),
             since: since * 1000,
         };
-        Delivery::Alerts(alerts.iter().map(alert).collect())
+        alerts.iter().map(alert).collect()
     }
 
     const T1: &str = "1970-01-01T00:00:01Z";
     const T2: &str = "1970-01-01T00:00:02Z";
 
     #[test]
-    fn an_id_comes_in_one_of_three_fields_and_alone() {
-        let id = |id: &str| Ok(Some(Delivery::Named(id.to_owned())));
-        assert_eq!(by_head(""), Ok(None));
-        assert_eq!(by_head("Idempotency-Key: a-1\r\n"), id("a-1"));
-        assert_eq!(by_head("idempotency-key: \"a-1\"\r\n"), id("\"a-1\""));
-        assert_eq!(by_head("Webhook-Id: msg_2\r\n"), id("msg_2"));
-        assert_eq!(by_head("X-GitHub-Delivery: 3\r\n"), id("3"));
-        let longest = "x".repeat(MAX_ID);
-        assert_eq!(by_head(&format!("webhook-id: {longest}\r\n")), id(&longest));
-        for bad in [
-            "webhook-id:\r\n".to_owned(),
-            "webhook-id: a b\r\n".to_owned(),
-            "webhook-id: \u{e9}\r\n".to_owned(),
-            format!("webhook-id: {longest}x\r\n"),
-            "webhook-id: a\r\nwebhook-id: a\r\n".to_owned(),
-            "webhook-id: a\r\nIdempotency-Key: a\r\n".to_owned(),
-        ] {
-            assert!(matches!(by_head(&bad), Err(HeadError::Malformed(_))), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn firing_alerts_are_the_name_of_a_delivery() {
+    fn firing_alerts_are_read_sorted_and_once() {
         let (one, two) = (alert("firing", "f1", T1), alert("firing", "f2", T2));
         let over = alert("resolved", "f3", T2);
         for (list, expected) in [
@@ -234,20 +167,20 @@ mod tests {
             (json!([{"status": "resolved"}]), Err(Skip::Resolved)),
         ] {
             let body = json!({"version": "4", "groupKey": "{}", "status": "firing", "alerts": list});
-            assert_eq!(by_body(&body), expected, "{body}");
+            assert_eq!(read(&body), expected, "{body}");
         }
     }
 
     #[test]
-    fn what_only_tries_the_line_or_reports_an_end_asks_for_nothing() {
+    fn a_test_and_a_resolved_alert_ask_for_nothing() {
         for alerts in [json!([]), json!([{}]), json!([{"status": "resolved"}])] {
-            assert_eq!(by_body(&json!({"status": "resolved", "alerts": alerts})), Err(Skip::Resolved));
+            assert_eq!(read(&json!({"status": "resolved", "alerts": alerts})), Err(Skip::Resolved));
         }
         let mut test = alert("firing", "f1", T1);
         test["labels"]["alertname"] = json!("TestAlert");
-        assert_eq!(by_body(&json!({"alerts": [test]})), Err(Skip::Test));
+        assert_eq!(read(&json!({"alerts": [test]})), Err(Skip::Test));
         assert_eq!(
-            by_body(&json!({"alerts": [test, alert("firing", "f2", T2)]})),
+            read(&json!({"alerts": [test, alert("firing", "f2", T2)]})),
             Ok(Some(alerts(&[("f2", 2)])))
         );
         for (heartbeat, expected) in [
@@ -258,12 +191,12 @@ mod tests {
             (Value::Null, Err(Skip::Test)),
         ] {
             let body = json!({"heartbeat": heartbeat, "monitor": null, "msg": "x"});
-            assert_eq!(by_body(&body), expected, "{body}");
+            assert_eq!(read(&body), expected, "{body}");
         }
     }
 
     #[test]
-    fn any_other_body_names_nothing() {
+    fn any_other_body_reports_no_alert() {
         let long = "f".repeat(MAX_FINGERPRINT + 1);
         for body in [
             json!({"alerts": []}),
@@ -279,13 +212,13 @@ mod tests {
             json!([]),
             json!("power off"),
         ] {
-            assert_eq!(by_body(&body), Ok(None), "{body}");
+            assert_eq!(read(&body), Ok(None), "{body}");
         }
         for text in ["", "{", "{}", "power=off", "\0", "{\"alerts\":[{\"status\":"] {
-            assert_eq!(Delivery::by_body(text.as_bytes()), Ok(None), "{text}");
+            assert_eq!(firing(text.as_bytes()), Ok(None), "{text}");
         }
         let deep = format!("{}{}", "{\"alerts\":[".repeat(5000), "]}".repeat(5000));
-        assert_eq!(Delivery::by_body(deep.as_bytes()), Ok(None));
+        assert_eq!(firing(deep.as_bytes()), Ok(None));
     }
 
     #[test]
@@ -313,13 +246,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_is_too_strange(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Delivery::by_body(&body);
-            let _ = Delivery::by_body(&[b"{\"alerts\":[", &body[..]].concat());
+        fn any_bytes_are_read_without_a_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = firing(&body);
+            let _ = firing(&[b"{\"alerts\":[", &body[..]].concat());
         }
 
         #[test]
-        fn no_date_is_too_strange(date in ".{0,40}|[0-9TZ:.+-]{19,30}") {
+        fn any_date_is_read_without_a_panic(date in ".{0,40}|[0-9TZ:.+-]{19,30}") {
             let _ = milliseconds(&date);
         }
     }

@@ -1,8 +1,7 @@
-//! Runs one `Invocation` under a deadline and an output cap, giving an `Outcome`. Knows no IPMI.
+//! Runs one `Invocation` under a deadline and an output cap, and gives an `Outcome`. Knows no IPMI.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -21,23 +20,18 @@ use rustix::process::{
 use signal_hook::consts::SIGCHLD;
 
 use crate::secret::Secret;
+use crate::timing::{INTERRUPT_GRACE, REAP_TIMEOUT};
 
-/// `ipmitool` closes its session on SIGINT, mostly within 10 ms; a BMC has only about four of them to lose.
-const GRACE: Duration = Duration::from_millis(300);
-
-/// `ipmitool -v` prints about 2 KiB. What goes beyond the cap is read and thrown away.
+/// `ipmitool -v` prints about 2 KiB. Output beyond the cap is read and thrown away.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// A quarter of what a pipe holds by default: a flood costs few system calls, and a worker's stack stays small.
+/// A quarter of what a pipe holds by default: a flood of output costs few system calls, and a worker's stack stays small.
 const CHUNK: usize = 16 * 1024;
 
-/// Reads that empty a default pipe, and one more.
+/// As many reads as empty a pipe of the default size, and one more.
 const LAST_CHUNKS: usize = 5;
 
-/// A killed process is gone at once, unless the kernel itself is stuck; then it is left to the kernel.
-const REAP: Duration = Duration::from_millis(100);
-
-/// Whoever reads its output wants it in English. Nothing else of our own environment is handed on.
+/// Its output is read in English. Nothing else of our own environment is handed on.
 const LOCALE: (&str, &str) = ("LC_ALL", "C");
 
 /// A program with its arguments, and one secret for its environment.
@@ -49,7 +43,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// The command line for the log, ready to paste into a shell that has the secret.
+    /// The command line for the log, ready to paste into a shell that has the secret in its environment.
     pub fn pasteable(&self) -> String {
         let program = self.program.to_string_lossy();
         let words = std::iter::once(&*program).chain(self.arguments.iter().map(String::as_str));
@@ -58,7 +52,7 @@ impl Invocation {
     }
 }
 
-/// What came of a run.
+/// How a run ended, and what it printed.
 #[derive(Debug)]
 pub struct Outcome {
     pub stdout: Output,
@@ -89,21 +83,21 @@ impl Output {
 #[derive(Debug)]
 pub enum End {
     Exited(ExitStatus),
-    /// Not done by the deadline (or at an interrupt), and therefore stopped.
+    /// Stopped at the deadline or by an interrupt.
     Stopped,
     /// Never ran.
     NotStarted(io::Error),
 }
 
 /// Ends every run that shares it, now and from now on.
-#[derive(Debug)]
-pub struct Interrupt(OwnedFd);
+#[derive(Debug, Clone)]
+pub struct Interrupt(Arc<OwnedFd>);
 
 impl Interrupt {
     /// # Errors
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into()))
     }
 
     /// Never undone: the descriptor stays readable.
@@ -137,19 +131,13 @@ pub fn find_program(name: &str, path: &str) -> io::Result<PathBuf> {
     found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not found on PATH"))
 }
 
-/// Whoever starts us may have set SIGCHLD to be ignored: then the system reaps our children, and tells nobody how they
-/// ended (wait(2)). A handler of any kind mends that.
+/// A parent may have set SIGCHLD to be ignored. Then the system reaps our children and does not tell how they ended
+/// (wait(2)). A handler of any kind changes that.
 ///
 /// # Errors
 /// When no handler can be set.
-pub fn mind_children() -> io::Result<()> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    if ignored & 1 << (SIGCHLD - 1) != 0 {
-        signal_hook::flag::register(SIGCHLD, Arc::default())?;
-    }
-    Ok(())
+pub fn handle_sigchld() -> io::Result<()> {
+    signal_hook::flag::register(SIGCHLD, Arc::default()).map(drop)
 }
 
 /// Whether this system tells when a child ends.
@@ -165,27 +153,27 @@ pub fn check_system() -> io::Result<()> {
     })
 }
 
-/// Runs it to its end, or until `deadline`, by which it is dead and reaped in any case. Blocks.
+/// Runs it to its end, or until `deadline`. By then it is dead and reaped in any case. Blocks.
 ///
-/// Its standard input is `input`, an empty file whose lock then lasts as long as it lives, or nothing.
+/// Its standard input is `lock`, an empty file that stays locked as long as the run lives, or nothing.
 pub fn run(
     invocation: &Invocation,
-    input: Option<OwnedFd>,
+    lock: Option<OwnedFd>,
     deadline: Instant,
     interrupt: &Interrupt,
 ) -> Outcome {
-    late().retain(|group| !is_reaped(*group));
+    unreaped().retain(|group| !is_reaped(*group));
     let child = Command::new(&invocation.program)
         .args(&invocation.arguments)
         .env_clear()
         .env(LOCALE.0, LOCALE.1)
         .env(invocation.secret.0, invocation.secret.1.expose())
-        .stdin(input.map_or_else(Stdio::null, Stdio::from))
+        .stdin(lock.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0) // a Ctrl-C at our terminal is not meant for it
         .spawn();
-    match child.and_then(Run::of) {
+    match child.and_then(Run::new) {
         Ok(run) => run.watch(deadline, interrupt),
         Err(error) => {
             Outcome { stdout: Output::default(), stderr: Output::default(), end: End::NotStarted(error) }
@@ -193,26 +181,25 @@ pub fn run(
     }
 }
 
-/// Groups of which somebody was killed but not gone in time, as on a machine that is short of it: looked after by
-/// later runs, for nobody else would.
-static LATE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+/// Process groups that were killed and not yet gone at the end of their run, as on a busy machine. Later runs reap them.
+static UNREAPED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-fn late() -> MutexGuard<'static, Vec<Pid>> {
-    LATE.lock().unwrap_or_else(PoisonError::into_inner)
+fn unreaped() -> MutexGuard<'static, Vec<Pid>> {
+    UNREAPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reaps what a run leaves behind: as PID 1 of a container we inherit that, and nobody else ever would.
+/// Reaps what a run leaves behind. As PID 1 of a container this program inherits it.
 fn reap_group(group: Pid) {
-    let until = Instant::now() + REAP;
+    let until = Instant::now() + REAP_TIMEOUT;
     while !is_reaped(group) {
         if Instant::now() >= until {
-            return late().push(group);
+            return unreaped().push(group);
         }
         thread::sleep(Duration::from_millis(1)); // it has been killed, and is about to end
     }
 }
 
-/// Whether nobody of the group is left to us.
+/// True when every process of the group is reaped.
 fn is_reaped(group: Pid) -> bool {
     loop {
         match waitpgid(group, WaitOptions::NOHANG) {
@@ -235,17 +222,17 @@ struct Run {
 }
 
 impl Run {
-    fn of(mut child: Child) -> io::Result<Self> {
+    fn new(mut child: Child) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let watched = || {
             let exited = pidfd_open(pid, PidfdFlags::empty())?;
-            Ok((exited, Reader::of(stdout.map(OwnedFd::from))?, Reader::of(stderr.map(OwnedFd::from))?))
+            Ok((exited, Reader::new(stdout.map(OwnedFd::from))?, Reader::new(stderr.map(OwnedFd::from))?))
         };
         match watched() {
             Ok((exited, stdout, stderr)) => Ok(Self { child, pid, exited, stdout, stderr }),
             Err(error) => {
-                // No descriptor left to watch it with. It had no time to send anything.
+                // No descriptor is left to watch it with. It had no time to send anything.
                 child.kill()?;
                 child.wait()?;
                 Err(error)
@@ -254,16 +241,16 @@ impl Run {
     }
 
     fn watch(mut self, deadline: Instant, interrupt: &Interrupt) -> Outcome {
-        let polite = deadline.checked_sub(GRACE).unwrap_or(deadline);
-        let in_time = self.has_exited_by(polite, Some(interrupt));
+        let until = deadline.checked_sub(INTERRUPT_GRACE).unwrap_or(deadline);
+        let in_time = self.has_exited_by(until, Some(interrupt));
         if !in_time {
             let _ = kill_process_group(self.pid, Signal::INT);
-            self.has_exited_by(deadline.min(Instant::now() + GRACE), None);
+            self.has_exited_by(deadline.min(Instant::now() + INTERRUPT_GRACE), None);
         }
-        // Also for a child that is gone, since it may have left some of its own. It is reaped only behind the last
-        // signal: until then its number cannot become another's.
+        // Also for a child that is gone, since it may have left children of its own. It is reaped only after the last
+        // signal: until then its number cannot become another process's.
         let _ = kill_process_group(self.pid, Signal::KILL);
-        let gone = self.has_exited_by(Instant::now() + REAP, None);
+        let gone = self.has_exited_by(Instant::now() + REAP_TIMEOUT, None);
         let status = if gone { self.child.wait() } else { Err(io::Error::other("it cannot be killed")) };
         reap_group(self.pid);
         self.stdout.read_last();
@@ -290,7 +277,7 @@ impl Run {
             };
             let exited = !fds[0].revents().is_empty();
             let interrupted = interrupt.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
-            // One that never stops writing is always ready.
+            // A child that never stops writing is always ready: the clock decides as well.
             if exited || interrupted || ready == 0 || left.is_zero() {
                 return exited;
             }
@@ -300,21 +287,21 @@ impl Run {
     }
 }
 
-/// The end of a pipe that is ours to read, until its end.
+/// Our end of a pipe, until the other end is closed.
 struct Reader {
     pipe: Option<OwnedFd>,
     kept: Output,
 }
 
 impl Reader {
-    fn of(pipe: Option<OwnedFd>) -> io::Result<Self> {
+    fn new(pipe: Option<OwnedFd>) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             ioctl_fionbio(pipe, true)?;
         }
         Ok(Self { pipe, kept: Output::default() })
     }
 
-    /// Takes a chunk of what is there; true if there may be more.
+    /// Takes a chunk of what is there. True if there may be more.
     fn read(&mut self) -> bool {
         let mut chunk = [0; CHUNK];
         let Some(pipe) = &self.pipe else { return false };
@@ -333,7 +320,7 @@ impl Reader {
         }
     }
 
-    /// What was written before the end; whoever still holds the pipe may write on, but nobody waits for it.
+    /// Takes what was written before the end. A process that still holds the pipe may write on; it is not waited for.
     fn read_last(&mut self) {
         for _ in 0..LAST_CHUNKS {
             if !self.read() {

@@ -13,26 +13,26 @@ use rustix::stdio::stderr;
 /// What a pipe takes in one piece once it is writable at all (`PIPE_BUF`, pipe(7)).
 const MAX_LINE: usize = 4096;
 
-/// Starts logging. Timestamps are left to who keeps the log: journald, the kubelet and podman all add theirs.
+/// Starts the log. It has no timestamps: journald, the kubelet and podman add their own.
 pub fn start(level: LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level)
         .format(|line, record| writeln!(line, "{} {}", record.level(), record.args()))
-        .target(Target::Pipe(Box::new(Unblocking { own: own_description(), dropped: 0 })))
+        .target(Target::Pipe(Box::new(NonBlocking { own: own_handle(), dropped: 0 })))
         .init();
     panic::set_hook(Box::new(|info| error!("{info}: this is a defect, please report it")));
 }
 
-/// Standard error, without its waits: a line that it does not take at once is dropped and counted.
-struct Unblocking {
+/// Standard error that never waits. A line that it does not take at once is dropped and counted.
+struct NonBlocking {
     own: Option<OwnedFd>,
     dropped: u64,
 }
 
-/// Standard error once more, by an open description of our own that never waits, where to ask first is not enough: a
-/// terminal is ready for a byte and then waits with the rest of a line, and the room in a pipe may be taken by another
-/// who writes to it. A pipe that another user made cannot be had like this.
-fn own_description() -> Option<OwnedFd> {
+/// Our own non-blocking handle on standard error, where asking first is not enough. A terminal that has room for a byte
+/// waits with the rest of a line, and another writer may take the room in a pipe. A pipe that another user made cannot
+/// be opened like this.
+fn own_handle() -> Option<OwnedFd> {
     let is_pipe =
         || fstat(stderr()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -40,9 +40,9 @@ fn own_description() -> Option<OwnedFd> {
     (io::stderr().is_terminal() || is_pipe()).then(open).flatten()
 }
 
-impl Unblocking {
-    /// Whether the line was taken. Standard error itself is shared with others, so it is not made non-blocking but
-    /// asked first.
+impl NonBlocking {
+    /// Whether the line was taken. Other processes share standard error itself, so it is not made non-blocking but asked
+    /// first.
     fn take(&self, line: &[u8]) -> bool {
         if let Some(own) = &self.own {
             return rustix::io::write(own, line).is_ok_and(|length| length == line.len());
@@ -55,7 +55,7 @@ impl Unblocking {
     }
 }
 
-impl Write for Unblocking {
+impl Write for NonBlocking {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.dropped > 0 {
             let note = format!("WARN {} lines of this log were lost: nothing took them\n", self.dropped);

@@ -1,0 +1,237 @@
+//! One BMC: how to reach it, what waits for it, what was done, and what it rejected. Nothing of it is shared with
+//! another BMC.
+
+pub mod arguments;
+pub mod outcome;
+mod repeats;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use log::{Level, debug, log};
+
+use self::arguments::{Login, Target};
+use self::outcome::read_outcome;
+pub use self::repeats::Repeats;
+pub use self::worker::Deliver;
+use self::worker::Workers;
+use crate::failure::{Code, Failure};
+use crate::history::alerts::Skip;
+use crate::history::file::HistoryFile;
+use crate::history::{Ending, Objection, Stored};
+use crate::http::Response;
+use crate::process::{self, Interrupt};
+use crate::readings::Answer;
+use crate::request::Admitted;
+use crate::timing::REJECTED_LOGIN;
+
+#[derive(Debug)]
+pub struct Bmc {
+    target: Target,
+    history: HistoryFile,
+    workers: Workers,
+    /// Ends its runs at a second signal.
+    interrupt: Interrupt,
+    rejected: Mutex<Option<Rejected>>,
+    /// What its log lines about reads repeat.
+    repeats: Mutex<Repeats>,
+}
+
+/// A login that the BMC rejected.
+#[derive(Debug)]
+struct Rejected {
+    login: Login,
+    failure: Failure,
+    until: Instant,
+}
+
+/// How a change ended well.
+enum Done {
+    Now(Answer),
+    /// The same delivery was answered before.
+    Before(Stored),
+    Skipped(Skip),
+}
+
+impl Bmc {
+    pub fn new(target: Target, history: HistoryFile, interrupt: Interrupt) -> Self {
+        let (workers, rejected, repeats) = Default::default();
+        Self { target, history, workers, interrupt, rejected, repeats }
+    }
+
+    /// See [`HistoryFile::open`].
+    ///
+    /// # Errors
+    /// Why `STATE_DIR` does not serve.
+    pub fn open_history(&self) -> io::Result<()> {
+        self.history.open()
+    }
+
+    /// Runs the command and answers, by its deadline at the latest. Blocks. If a locked file keeps other processes away,
+    /// the run holds it as well.
+    pub fn carry_out(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Response {
+        let result = if admitted.command().is_change() {
+            self.attempt_once(admitted, lock)
+        } else {
+            self.attempt(admitted, lock).map(Done::Now)
+        };
+        self.answer(admitted, result)
+    }
+
+    /// Answers a request whose command has not started.
+    pub fn give_up(&self, admitted: &Admitted, why: Failure) -> Response {
+        self.answer(admitted, Err(why))
+    }
+
+    fn answer(&self, admitted: &Admitted, result: Result<Done, Failure>) -> Response {
+        let now = Instant::now();
+        let level = match (admitted.command().is_change(), &result) {
+            (true, Ok(_)) => Level::Info,
+            (true, Err(_)) => Level::Warn,
+            (false, Ok(_)) => locked(&self.repeats).level_of_success(),
+            (false, Err(failure)) => locked(&self.repeats).level_of(failure, now),
+        };
+        let (line, response) = match result {
+            Ok(done) => (done.line().to_owned(), done.reply()),
+            Err(failure) => (failure.explain(), admitted.reply(&failure)),
+        };
+        let took = now.saturating_duration_since(admitted.received());
+        log!(level, "{admitted} answered after {} ms: {line}", took.as_millis());
+        response
+    }
+
+    /// Makes the change, unless it was made before. It is noted before it is sent, so that an end of this program at the
+    /// worst moment does not lead to a second one.
+    fn attempt_once(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Result<Done, Failure> {
+        let asked = admitted.asked();
+        if !asked.is_memorable() {
+            return self.attempt(admitted, lock).map(Done::Now);
+        }
+        match self.history.objection(&asked).map_err(not_noted)? {
+            Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
+            Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
+            Some(Objection::Unfinished) => {
+                self.history.close(&asked).map_err(not_noted)?;
+                return Err(Code::OutcomeUnknown.into());
+            }
+            Some(Objection::NameTaken(other)) => return Err(Code::DeliveryIdReused.because(other.name())),
+            Some(Objection::TooSoon { last, ago, wait }) => {
+                let detail = format!("{} {} s ago", last.name(), ago.as_secs());
+                return Err(Code::Cooldown.because(detail).retry_after(wait));
+            }
+            None => {}
+        }
+        self.history.begin(asked).map_err(not_noted)?;
+        let result = self.attempt(admitted, lock);
+        self.history.end(match &result {
+            Ok(answer) => Ending::Sent(stored(answer_reply(answer))),
+            Err(failure) if failure.is_repeatable() => Ending::NotSent,
+            Err(failure) if failure.code() == Code::BmcRefused => {
+                Ending::Declined(stored(admitted.reply(failure)))
+            }
+            Err(failure) => Ending::Sent(stored(admitted.reply(failure))),
+        });
+        result.map(Done::Now)
+    }
+
+    fn attempt(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
+        if admitted.is_too_late(Instant::now()) {
+            return Err(Failure::too_late());
+        }
+        let login = self.target.login();
+        self.recall_rejection(&login)?;
+        let result = self.run(admitted, &login, lock);
+        if let Err(failure) = &result
+            && matches!(failure.code(), Code::BmcBadPassword | Code::BmcUnknownUser)
+        {
+            let until = Instant::now() + REJECTED_LOGIN;
+            *locked(&self.rejected) = Some(Rejected { login, failure: failure.clone(), until });
+        }
+        result
+    }
+
+    /// A login that was rejected a moment ago is not tried again. A new one is tried at once.
+    fn recall_rejection(&self, login: &Login) -> Result<(), Failure> {
+        match &*locked(&self.rejected) {
+            Some(Rejected { login: rejected, failure, until }) if rejected.is(login) => {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() { Ok(()) } else { Err(failure.clone().retry_after(left)) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run(&self, admitted: &Admitted, login: &Login, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
+        let invocation = self.target.invocation(admitted.authorised(), login);
+        debug!("running {}", invocation.pasteable());
+        let outcome = process::run(&invocation, lock, admitted.deadline(), &self.interrupt);
+        debug!("{outcome}");
+        read_outcome(admitted.command(), &outcome)
+    }
+
+    /// One read for the operator at the command line: the line that it gave.
+    ///
+    /// # Errors
+    /// Why it failed, explained.
+    pub fn check(&self, admitted: &Admitted) -> Result<String, String> {
+        self.attempt(admitted, None).map(|answer| answer.line).map_err(|failure| failure.explain())
+    }
+}
+
+/// `192.0.2.1:623 as admin`: how the log names it.
+impl fmt::Display for Bmc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target.fmt(f)
+    }
+}
+
+impl Done {
+    fn line(&self) -> &str {
+        match self {
+            Self::Now(answer) => &answer.line,
+            Self::Before(_) => "as before, since it is the same delivery",
+            Self::Skipped(skip) => skip.name(),
+        }
+    }
+
+    fn reply(self) -> Response {
+        match self {
+            Self::Now(answer) => answer_reply(&answer),
+            Self::Before(Stored { status, body }) => Response {
+                headers: vec![("Idempotent-Replayed", "true".to_owned())],
+                body,
+                ..Response::new(status, &[])
+            },
+            Self::Skipped(skip) => skipped(skip),
+        }
+    }
+}
+
+fn answer_reply(answer: &Answer) -> Response {
+    let mut members = vec![("success", true.into())];
+    members.extend(answer.members.iter().cloned());
+    Response::new(200, &members)
+}
+
+/// The reply to a change that is not needed.
+pub fn skipped(skip: Skip) -> Response {
+    Response::new(200, &[("success", true.into()), ("skipped", skip.name().into())])
+}
+
+fn stored(response: Response) -> Stored {
+    Stored { status: response.status.0, body: response.body }
+}
+
+/// What cannot be noted is not sent: it could come again and would not be recognised.
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn not_noted(cause: io::Error) -> Failure {
+    Code::Internal.because(format!("noting it in STATE_DIR: {cause}"))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,448 @@
+//! What `ipmitool` printed, as an `Answer` or a `Failure`. Pure.
+
+use crate::command::Command;
+use crate::failure::{Code, Failure};
+use crate::process::{End, Outcome, Output};
+use crate::readings::Answer;
+
+/// Lines on standard error that `-v` prints only once a session is up. Before them no command was sent. The second one
+/// always comes, at the last moment before the command.
+const SESSION_IS_UP: [&str; 2] = ["Running Get VSO Capabilities", "Discovered IPMB address"];
+
+/// Why no session came up. The first row counts of which one line on standard error has all the parts. A row has no
+/// detail where its code says all.
+#[rustfmt::skip] // a table
+const NO_SESSION: &[(&[&str], Code, &str)] = &[
+    (&["Address lookup for ", " failed"], Code::BmcUnreachable, "its name cannot be resolved"),
+    (&["Could not open socket"], Code::BmcUnreachable, "there is no way to its address"),
+    (&["Get Auth Capabilities error: "], Code::BmcError, "it does not say how to log in"),
+    (&["Get Auth Capabilities error"], Code::BmcUnreachable, "no reply from its address"),
+    // With one try, ipmitool also says so when the first reply was lost: it then asks in the older way.
+    (&["does not support IPMI v2"], Code::BmcUnreachable, "its first reply was lost, or it speaks no IPMI 2.0"),
+    (&["Unsupported cipher suite ID"], Code::BmcCipherSuite, ""),
+    (&[" : no matching "], Code::BmcCipherSuite, ""),
+    (&[" : invalid ", " algorithm"], Code::BmcCipherSuite, ""),
+    (&[" algorithm 0x", " is not what we requested 0x"], Code::BmcCipherSuite, ""),
+    (&["no support for authentication algorithm"], Code::BmcCipherSuite, ""),
+    (&[" : insufficient resources for "], Code::BmcBusy, "it has no free session"),
+    (&[" : unauthorized name"], Code::BmcUnknownUser, ""),
+    (&[" : invalid name length"], Code::BmcUnknownUser, ""),
+    (&["> RAKP 2 HMAC is invalid"], Code::BmcBadPassword, ""),
+    (&[" : unauthorized role requested"], Code::BmcPrivilege, ""),
+    (&[" : invalid role"], Code::BmcPrivilege, ""),
+    (&["RAKP 4 message "], Code::BmcError, "the login failed at its last step; some BMCs need -o in IPMITOOL_ARGS"),
+    (&["Set Session Privilege Level to ", " failed: "], Code::BmcPrivilege, ""),
+    // A reply was lost within the handshake: 1.8.19 goes on all the same, and fails here for want of a session.
+    (&["Set Session Privilege Level to ", " failed"], Code::BmcUnreachable, "it fell silent during the login"),
+    (&["> Error: no response from RAKP "], Code::BmcUnreachable, "it fell silent during the login"),
+];
+
+/// The line that `-v` always prints first, even if the BMC never answers.
+const REGISTRY: &str = "IANA PEN";
+
+/// What a completion code (IPMI 2.0, 5.2) says of the command that was sent.
+#[derive(Clone, Copy)]
+enum Verdict {
+    Declined,
+    NotNow,
+    NoPrivilege,
+    /// The command reached the BMC, which does not tell what became of it.
+    Unconfirmed,
+}
+
+/// Completion codes by `ipmitool`'s words for them. All others are errors.
+const VERDICTS: &[(&str, Verdict)] = &[
+    ("Invalid command", Verdict::Declined),
+    ("Invalid command on LUN", Verdict::Declined),
+    ("Request data truncated", Verdict::Declined),
+    ("Request data length invalid", Verdict::Declined),
+    ("Request data field length limit exceeded", Verdict::Declined),
+    ("Parameter out of range", Verdict::Declined),
+    ("Cannot return number of requested data bytes", Verdict::Declined),
+    ("Requested sensor, data, or record not found", Verdict::Declined),
+    ("Invalid data field in request", Verdict::Declined),
+    ("Command illegal for specified sensor or record type", Verdict::Declined),
+    ("Command not supported in present state", Verdict::Declined),
+    ("Cannot execute command, command disabled", Verdict::Declined),
+    ("Node busy", Verdict::NotNow),
+    ("Out of space", Verdict::NotNow),
+    ("SDR Repository in update mode", Verdict::NotNow),
+    ("Device firmeware in update mode", Verdict::NotNow),
+    ("BMC initialization in progress", Verdict::NotNow),
+    ("Insufficient privilege level", Verdict::NoPrivilege),
+    ("Timeout", Verdict::Unconfirmed),
+    ("Command response could not be provided", Verdict::Unconfirmed),
+    ("Cannot execute duplicated request", Verdict::Unconfirmed),
+];
+
+/// What a run tells about its command.
+///
+/// # Errors
+/// `OutcomeUnknown` for a change, unless it is certain that it was not sent or that the BMC declined it.
+pub fn read_outcome(command: Command, outcome: &Outcome) -> Result<Answer, Failure> {
+    // Whatever the exit code says: a signal, or a session that did not close, comes after the answer.
+    if let Some(answer) = command.answer(whole_lines(&outcome.stdout, &outcome.stdout.text())) {
+        return Ok(answer);
+    }
+    if let End::NotStarted(error) = &outcome.end {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        let is_missing = matches!(error.kind(), NotFound | PermissionDenied);
+        let code = if is_missing { Code::IpmitoolMissing } else { Code::Internal };
+        return Err(code.because(error.to_string()));
+    }
+    let stderr = outcome.stderr.text();
+    if let Some(reason) = stderr.lines().find_map(completion) {
+        return Err(declined(command, reason));
+    }
+    let may_be_sent = outcome.stderr.truncated || SESSION_IS_UP.iter().any(|sign| stderr.contains(sign));
+    if !may_be_sent && let Some(failure) = no_session(&stderr) {
+        return Err(failure);
+    }
+    // Without its first line, a script around it keeps its words to itself.
+    let is_hidden = !stderr.contains(REGISTRY);
+    Err(match &outcome.end {
+        _ if command.is_change() && (may_be_sent || is_hidden) => Code::OutcomeUnknown.into(),
+        End::Stopped if has_heard_nothing(&stderr) => {
+            Code::BmcUnreachable.because("no session came up in time")
+        }
+        End::Stopped => Code::BmcTimeout.into(),
+        _ if !command.is_change() && stderr.contains("Unable to get Chassis Power Status") => {
+            Code::BmcTimeout.into()
+        }
+        // It claims to have done it, in words that this program does not know.
+        End::Exited(status) if command.is_change() && status.success() => Code::OutcomeUnknown.into(),
+        end => Code::BmcError.because(last_words(&stderr, end)),
+    })
+}
+
+fn no_session(stderr: &str) -> Option<Failure> {
+    let has = |parts: &[&str]| stderr.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    let (_, code, detail) = NO_SESSION.iter().find(|(parts, ..)| has(parts))?;
+    Some(if detail.is_empty() { (*code).into() } else { code.because(*detail) })
+}
+
+/// It was at work, and nothing ever came back to it.
+fn has_heard_nothing(stderr: &str) -> bool {
+    stderr.contains(REGISTRY) && stderr.lines().all(|line| line.is_empty() || line.contains(REGISTRY))
+}
+
+/// Where the output was cut off, what looks like a line may be the beginning of one.
+fn whole_lines<'a>(output: &Output, text: &'a str) -> &'a str {
+    if output.truncated { &text[..text.rfind('\n').map_or(0, |end| end + 1)] } else { text }
+}
+
+/// The BMC's reason, if the line says that the BMC declined the command itself.
+fn completion(line: &str) -> Option<&str> {
+    let starts = ["Set Chassis Power Control to ", "Get Chassis Power Status"];
+    let (action, reason) = line.split_once(" failed: ")?;
+    starts.iter().any(|start| action.starts_with(start)).then_some(reason.trim_end())
+}
+
+fn declined(command: Command, reason: &str) -> Failure {
+    let verdict = VERDICTS.iter().find(|(words, _)| *words == reason).map(|(_, verdict)| *verdict);
+    match verdict {
+        Some(Verdict::Declined) => Code::BmcRefused.because(shortened(reason)),
+        Some(Verdict::NotNow) => Code::BmcBusy.because(shortened(reason)),
+        Some(Verdict::NoPrivilege) => Code::BmcPrivilege.into(),
+        Some(Verdict::Unconfirmed) if command.is_change() => Code::OutcomeUnknown.into(),
+        Some(Verdict::Unconfirmed) => Code::BmcTimeout.into(),
+        // The BMC reports an error of its own, and may have done it all the same.
+        None => Code::BmcError.because(shortened(reason)).not_repeatable(),
+    }
+}
+
+/// A reply has room for a sentence, not for a program's whole output.
+const MAX_DETAIL: usize = 200;
+
+fn shortened(words: &str) -> String {
+    words.chars().filter(|character| !character.is_control()).take(MAX_DETAIL).collect()
+}
+
+/// The last line that it wrote, or how it ended.
+fn last_words(stderr: &str, end: &End) -> String {
+    match stderr.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => shortened(line.trim()),
+        None => match end {
+            End::Exited(status) => format!("ipmitool gave no answer ({status})"),
+            End::Stopped | End::NotStarted(_) => "ipmitool gave no answer".to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    const STATUS: Command = Command::POWER_STATUS;
+
+    fn on() -> Command {
+        Command::all().find(|command| command.name() == "power on").unwrap()
+    }
+
+    /// The line that the answer stands in.
+    fn line(result: Result<Answer, Failure>) -> Result<String, Failure> {
+        result.map(|answer| answer.line)
+    }
+
+    fn read(command: Command, stdout: &str, stderr: &str, exit: i32) -> Result<Answer, Failure> {
+        let output = |text: &str| Output { bytes: text.into(), truncated: false };
+        let end = End::Exited(ExitStatus::from_raw(exit << 8));
+        read_outcome(command, &Outcome { stdout: output(stdout), stderr: output(stderr), end })
+    }
+
+    fn stopped(command: Command, stderr: &str, truncated: bool) -> Failure {
+        let stderr = Output { bytes: stderr.into(), truncated };
+        read_outcome(command, &Outcome { stdout: Output::default(), stderr, end: End::Stopped }).unwrap_err()
+    }
+
+    #[test]
+    fn a_whole_success_line_decides_whatever_the_exit_code() {
+        for exit in [0, 1, 255] {
+            for (command, stdout, expected) in [
+                (STATUS, "Chassis Power is on\n", "Chassis Power is on"),
+                (STATUS, "noise\nChassis Power is off\n", "Chassis Power is off"),
+                (
+                    on(),
+                    "Chassis Power Control: Up/On\nSIGN INT: Close Interface IPMI v2.0 RMCP+ LAN Interface\n",
+                    "Chassis Power Control: Up/On",
+                ),
+            ] {
+                let answer = line(read(command, stdout, "Close Session command failed", exit));
+                assert_eq!(answer, Ok(expected.to_owned()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_line_or_another_command_s_line_is_no_success() {
+        for (command, stdout) in [
+            (STATUS, "Chassis Power is on fire"),
+            (STATUS, " Chassis Power is on"),
+            (STATUS, "Chassis Power Control: Up/On"),
+            (on(), "Chassis Power is on"),
+            (on(), "Chassis Power Control: Down/Off"),
+            (on(), "Chassis Power Control: Up"),
+            (on(), ""),
+        ] {
+            assert!(read(command, stdout, "", 0).is_err(), "{stdout:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_no_success() {
+        let told = |text: &str| {
+            let stdout = Output { bytes: text.into(), truncated: true };
+            line(read_outcome(STATUS, &Outcome { stdout, stderr: Output::default(), end: End::Stopped }))
+        };
+        assert_eq!(told("Chassis Power is on\nChassis Power"), Ok("Chassis Power is on".to_owned()));
+        assert_eq!(told("Chassis Power is on"), Err(Code::BmcTimeout.into()));
+    }
+
+    #[test]
+    fn the_reason_is_found_in_the_words_of_ipmitool() {
+        let established = "Error: Unable to establish IPMI v2 / RMCP+ session\n";
+        let silent = "it fell silent during the login";
+        for (said, code, detail) in [
+            ("> RAKP 2 HMAC is invalid\n", Code::BmcBadPassword, None),
+            ("RAKP 2 message indicates an error : unauthorized name\n", Code::BmcUnknownUser, None),
+            ("RAKP 2 message indicates an error : unauthorized role requested\n", Code::BmcPrivilege, None),
+            (
+                "Error in open session response message : no matching cipher suite\n",
+                Code::BmcCipherSuite,
+                None,
+            ),
+            (
+                "Error in open session response message : invalid authentication algorithm\n",
+                Code::BmcCipherSuite,
+                None,
+            ),
+            ("Authentication algorithm 0x01 is not what we requested 0x03\n", Code::BmcCipherSuite, None),
+            (
+                "Error in open session response message : insufficient resources for session\n",
+                Code::BmcBusy,
+                Some("it has no free session"),
+            ),
+            (
+                "Get Auth Capabilities error: Node busy\n",
+                Code::BmcError,
+                Some("it does not say how to log in"),
+            ),
+            ("Set Session Privilege Level to OPERATOR failed: Unknown (0x81)\n", Code::BmcPrivilege, None),
+            ("Set Session Privilege Level to ADMINISTRATOR failed\n", Code::BmcUnreachable, Some(silent)),
+            ("Get Auth Capabilities error\n", Code::BmcUnreachable, Some("no reply from its address")),
+            (
+                "Address lookup for nowhere failed\n",
+                Code::BmcUnreachable,
+                Some("its name cannot be resolved"),
+            ),
+        ] {
+            for command in [on(), STATUS] {
+                let failure = read(command, "", &format!("{said}{established}"), 1).unwrap_err();
+                assert_eq!((failure.code(), failure.detail()), (code, detail), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_completion_code_is_declined_busy_denied_unknown_or_an_error() {
+        for (reason, code, is_repeatable) in [
+            ("Command not supported in present state", Code::BmcRefused, false),
+            ("Invalid data field in request", Code::BmcRefused, false),
+            ("Node busy", Code::BmcBusy, true),
+            ("Insufficient privilege level", Code::BmcPrivilege, true),
+            ("Unspecified error", Code::BmcError, false),
+            ("Unknown (0x80)", Code::BmcError, false),
+            ("Timeout", Code::OutcomeUnknown, false),
+        ] {
+            let said = format!(
+                "Running Get VSO Capabilities my_addr 0x20\nSet Chassis Power Control to Up/On failed: {reason}\n"
+            );
+            let failure = read(on(), "", &said, 1).unwrap_err();
+            assert_eq!((failure.code(), failure.is_repeatable()), (code, is_repeatable), "{reason}");
+            assert!(failure.detail().is_none_or(|detail| detail == reason), "{failure:?}");
+        }
+        let timeout = read(STATUS, "", "Get Chassis Power Status failed: Timeout\n", 1);
+        assert_eq!(timeout, Err(Code::BmcTimeout.into()));
+    }
+
+    #[test]
+    fn a_change_that_may_have_been_sent_is_never_called_unsent() {
+        let up = "Discovered IPMB address 0x0\n";
+        let unknown = || Failure::from(Code::OutcomeUnknown);
+        for (stdout, stderr, exit) in [
+            ("", format!("{up}Unable to set Chassis Power Control to Up/On\n"), 1),
+            ("", format!("{up}> RAKP 2 HMAC is invalid\n"), 1),
+            ("gibberish\n", String::new(), 0),
+            ("", String::new(), 1),
+        ] {
+            assert_eq!(read(on(), stdout, &stderr, exit), Err(unknown()), "{stderr}");
+        }
+        for (stderr, truncated) in [(up, false), ("", true), ("", false)] {
+            assert_eq!(stopped(on(), stderr, truncated), unknown(), "{stderr:?} {truncated}");
+        }
+        assert_eq!(stopped(STATUS, up, false), Code::BmcTimeout.into());
+        let silent = stopped(on(), "Loading IANA PEN Registry...\n", false);
+        assert_eq!(silent, Code::BmcUnreachable.because("no session came up in time"));
+    }
+
+    #[test]
+    fn last_words_are_kept_short_and_plain() {
+        let long = format!("a\u{1b}[31m{}", "b".repeat(500));
+        let failure = read(STATUS, "", &long, 1).unwrap_err();
+        let said = failure.detail().unwrap();
+        assert!(said.len() == MAX_DETAIL && !said.contains('\u{1b}'), "{said}");
+        let failure = read(STATUS, "", "", 3).unwrap_err();
+        assert_eq!(failure.detail(), Some("ipmitool gave no answer (exit status: 3)"));
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        select(Command::all().collect::<Vec<_>>())
+    }
+
+    /// Pieces of what `ipmitool` prints, and of what it should never print. Noise alone would hardly meet a known line.
+    const SAID: &[&str] = &[
+        "Chassis Power is on",
+        "Chassis Power is off",
+        "Chassis Power Control: Up/On",
+        "Chassis Power Control: Down/Off",
+        "Chassis Power Control: Soft",
+        "Chassis Power Control: Cycle",
+        "Chassis Power Control: Reset",
+        "Set Chassis Power Control to Up/On failed: ",
+        "Get Chassis Power Status failed: ",
+        "Unable to set Chassis Power Control to Reset",
+        "Unable to get Chassis Power Status",
+        "Command not supported in present state",
+        "Node busy",
+        "Timeout",
+        "> RAKP 2 HMAC is invalid",
+        "RAKP 2 message indicates an error : unauthorized name",
+        "Get Auth Capabilities error",
+        "Running Get VSO Capabilities my_addr 0x20",
+        "Discovered IPMB address 0x0",
+        "Loading IANA PEN Registry...",
+        " ",
+        "\r",
+        "\0",
+        "\u{1b}[2J",
+        "\n",
+        "\n",
+        "\n",
+    ];
+
+    fn output() -> impl Strategy<Value = Output> {
+        let piece = prop_oneof![
+            3 => select(SAID).prop_map(|piece| piece.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ];
+        let bytes = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+        (bytes, any::<bool>()).prop_map(|(bytes, truncated)| Output { bytes, truncated })
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        use std::io::{Error, ErrorKind};
+        let end = prop_oneof![
+            any::<i32>().prop_map(|raw| End::Exited(ExitStatus::from_raw(raw))),
+            Just(0).prop_map(|raw| End::Exited(ExitStatus::from_raw(raw))),
+            Just(()).prop_map(|()| End::Stopped),
+            select(&[ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::WouldBlock][..])
+                .prop_map(|kind| End::NotStarted(Error::from(kind))),
+        ];
+        (output(), output(), end).prop_map(|(stdout, stderr, end)| Outcome { stdout, stderr, end })
+    }
+
+    /// Whether a line of the output is this one, byte for byte.
+    fn has_line(output: &Output, line: &str) -> bool {
+        let mut lines: Vec<_> = output.bytes.split(|byte| *byte == b'\n').collect();
+        // Behind the last line feed there may be no whole line, and a CR there ends nothing.
+        let rest = lines.pop().filter(|_| !output.truncated);
+        let whole = lines.into_iter().map(|own| own.strip_suffix(b"\r").unwrap_or(own));
+        whole.chain(rest).any(|own| own == line.as_bytes())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+        #[test]
+        fn only_the_commands_own_line_is_its_success(command in command(), outcome in outcome()) {
+            let own = ["on", "off"].map(|state| format!("Chassis Power is {state}"));
+            let own = if command.is_change() { vec![command.answer(&SAID.join("\n")).unwrap().line] } else { own.to_vec() };
+            match read_outcome(command, &outcome) {
+                Ok(answer) => {
+                    prop_assert!(own.contains(&answer.line) && has_line(&outcome.stdout, &answer.line));
+                }
+                Err(failure) => {
+                    prop_assert!(!own.iter().any(|line| has_line(&outcome.stdout, line)));
+                    prop_assert!(command.is_change() || failure.code() != Code::OutcomeUnknown);
+                }
+            }
+        }
+
+        /// The command follows those two lines. Unless the BMC itself answered it, its outcome is unknown.
+        #[test]
+        fn what_may_have_been_sent_is_never_called_unsent(
+            command in command().prop_filter("a change", |command| command.is_change()),
+            mut outcome in outcome(),
+            sign in select(&SESSION_IS_UP[..]),
+        ) {
+            outcome.stderr.bytes.splice(0..0, format!("{sign}\n").into_bytes());
+            let said = outcome.stderr.text().into_owned();
+            let result = read_outcome(command, &outcome);
+            let is_answered = said.contains(" failed: ") || matches!(outcome.end, End::NotStarted(_));
+            let is_unknown = result == Err(Code::OutcomeUnknown.into());
+            prop_assert!(result.is_ok() || is_answered || is_unknown, "{result:?}");
+        }
+
+        #[test]
+        fn what_a_reply_quotes_is_short_and_plain(command in command(), outcome in outcome()) {
+            if let Err(failure) = read_outcome(command, &outcome) {
+                let said = failure.detail().unwrap_or_default();
+                prop_assert!(said.chars().count() <= MAX_DETAIL && !said.contains(char::is_control), "{said:?}");
+            }
+        }
+    }
+}

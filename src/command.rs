@@ -1,0 +1,267 @@
+//! THE TABLE of commands: everything that this program can ask a BMC to do. A method and a path select a row, and
+//! nothing else of a request does.
+
+use std::fmt;
+
+use crate::http::Method::{self, Get, Head, Post};
+use crate::readings::{Answer, power_status};
+
+/// A row of the table. To add a command, add its row here, its row in README.md (a test holds the two together) and its
+/// test.
+struct Row {
+    /// Without the server's name.
+    path: &'static str,
+    /// What access lists call it. Commands that belong together share a word.
+    word: &'static str,
+    /// `ipmitool`'s last arguments, separated by spaces. Replies and the log use them as the command's name.
+    name: &'static str,
+    effect: Effect,
+}
+
+/// What a command does decides its method, so that a GET never acts.
+enum Effect {
+    /// Asking again is harmless, and several callers may share the answer.
+    Read {
+        /// Reads standard output. `None` if the answer is not there.
+        parse: fn(&str) -> Option<Answer>,
+        /// A member of every failure's reply: Home Assistant's rest sensor reads the body whatever the status.
+        when_failed: Option<(&'static str, &'static str)>,
+    },
+    /// Is sent at most once.
+    Change {
+        /// The line that `ipmitool` prints once the BMC has acknowledged the change.
+        success: &'static str,
+        /// A second restart in a row meets a server that is just starting. All other changes find done what they ask for.
+        restarts: bool,
+    },
+}
+
+const fn change(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
+    Row { path, word, name, effect: Effect::Change { success, restarts: false } }
+}
+
+const fn restart(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
+    Row { path, word, name, effect: Effect::Change { success, restarts: true } }
+}
+
+/// What `ipmi-sidecar check` asks.
+const POWER_STATUS: Row = Row {
+    path: "/power/status",
+    word: "status",
+    name: "power status",
+    effect: Effect::Read { parse: power_status, when_failed: Some(("power_state", "unknown")) },
+};
+
+// Chassis Control is IPMI 2.0, 28.3. Off presses the power button: the operating system is asked to shut down.
+// Force-off cuts the power. Cycle is off, and on again after at least a second. Reset never cuts the power.
+#[rustfmt::skip] // a table
+const COMMANDS: &[Row] = &[
+    //       path,               word,        ipmitool's words, its line at success
+    POWER_STATUS,
+    change ("/power/on",        "on",        "power on",       "Chassis Power Control: Up/On"),
+    change ("/power/off",       "off",       "power soft",     "Chassis Power Control: Soft"),
+    change ("/power/force-off", "force-off", "power off",      "Chassis Power Control: Down/Off"),
+    restart("/power/cycle",     "cycle",     "power cycle",    "Chassis Power Control: Cycle"),
+    restart("/power/reset",     "reset",     "power reset",    "Chassis Power Control: Reset"),
+];
+
+/// The path that needs no key and no BMC: whether this program serves.
+pub const HEALTH: &str = "/health";
+
+/// A row of the table, and nothing else: no other command exists.
+#[derive(Clone, Copy)]
+pub struct Command(&'static Row);
+
+impl Command {
+    pub const POWER_STATUS: Self = Self(&POWER_STATUS);
+
+    /// Every command, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Self> {
+        COMMANDS.iter().map(Self)
+    }
+
+    /// Every word of access lists, once, in the order of the table.
+    pub fn words() -> Vec<&'static str> {
+        let mut words: Vec<_> = COMMANDS.iter().map(|row| row.word).collect();
+        words.dedup();
+        words
+    }
+
+    pub const fn path(self) -> &'static str {
+        self.0.path
+    }
+
+    pub const fn word(self) -> &'static str {
+        self.0.word
+    }
+
+    pub const fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    pub const fn is_change(self) -> bool {
+        matches!(self.0.effect, Effect::Change { .. })
+    }
+
+    /// Whether the server starts anew.
+    pub const fn restarts(self) -> bool {
+        matches!(self.0.effect, Effect::Change { restarts: true, .. })
+    }
+
+    pub const fn method(self) -> Method {
+        if self.is_change() { Post } else { Get }
+    }
+
+    /// The answer that stands in this output, as whole lines.
+    pub fn answer(self, stdout: &str) -> Option<Answer> {
+        match self.0.effect {
+            Effect::Read { parse, .. } => parse(stdout),
+            Effect::Change { success, .. } => stdout.lines().any(|line| line == success).then(|| Answer {
+                line: success.to_owned(),
+                members: vec![("output", success.into()), ("command", self.name().into())],
+            }),
+        }
+    }
+
+    /// A member of every failure's reply.
+    pub const fn when_failed(self) -> Option<(&'static str, &'static str)> {
+        match self.0.effect {
+            Effect::Read { when_failed, .. } => when_failed,
+            Effect::Change { .. } => None,
+        }
+    }
+}
+
+/// Each path stands once in the table.
+impl PartialEq for Command {
+    fn eq(&self, other: &Self) -> bool {
+        self.path() == other.path()
+    }
+}
+
+impl Eq for Command {}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Health,
+    Command(Command),
+}
+
+/// Why there is no such route.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    UnknownPath,
+    /// The path exists; its methods, as `Allow` names them.
+    WrongMethod {
+        allow: &'static str,
+    },
+}
+
+/// Exactly the documented paths match: no trailing slash, no percent-encoding, no other case.
+///
+/// # Errors
+/// `UnknownPath`, or `WrongMethod` for a known path.
+pub fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
+    let command = Command::all().find(|command| command.path() == path);
+    let (route, takes) = match command {
+        Some(command) => (Route::Command(command), command.method()),
+        None if path == HEALTH => (Route::Health, Get),
+        None => return Err(NoRoute::UnknownPath),
+    };
+    // RFC 9110, 9.3.2: HEAD is GET without the body.
+    let asked = if *method == Head { &Get } else { method };
+    if *asked == takes {
+        Ok(route)
+    } else {
+        Err(NoRoute::WrongMethod { allow: if takes == Get { "GET, HEAD" } else { "POST" } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_documented_paths_match() {
+        for path in [
+            "",
+            "/",
+            "*",
+            "//health",
+            "/health/",
+            "/Health",
+            "/%68ealth",
+            "/health;a",
+            "/./health",
+            "/power",
+            "/power/",
+            "/power/status/",
+            "/power/../health",
+            "/power//on",
+            "/power/on%00",
+            "/POWER/ON",
+            "/power/soft",
+        ] {
+            assert_eq!(find(&Get, path), Err(NoRoute::UnknownPath), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_get_never_acts() {
+        for command in Command::all() {
+            for method in [Get, Head] {
+                let acts =
+                    matches!(find(&method, command.path()), Ok(Route::Command(found)) if found.is_change());
+                assert!(!acts, "{method} {}", command.path());
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_method_is_told_the_right_one() {
+        for path in Command::all().map(Command::path).chain([HEALTH]) {
+            let allow = if find(&Get, path).is_ok() { "GET, HEAD" } else { "POST" };
+            for method in ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "post", "BREW"] {
+                let found = find(&method.parse().unwrap(), path);
+                assert_eq!(found, Err(NoRoute::WrongMethod { allow }), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_path_and_each_name_stands_once_and_each_word_in_one_piece() {
+        let commands: Vec<_> = Command::all().collect();
+        for (index, command) in commands.iter().enumerate() {
+            let earlier = &commands[..index];
+            assert!(!earlier.contains(command), "{}", command.path());
+            assert!(earlier.iter().all(|other| other.name() != command.name()), "{command:?}");
+        }
+        let mut words = Command::words();
+        words.sort_unstable();
+        assert!(words.windows(2).all(|pair| pair[0] != pair[1]), "{words:?}");
+    }
+
+    #[test]
+    fn the_readme_shows_the_same_routes() {
+        let commands = Command::all().map(|row| {
+            format!("| `{} {}` | `{}` | `{}` | ", row.method(), row.path(), row.word(), row.name())
+        });
+        let rows: Vec<_> = [format!("| `GET {HEALTH}` | – | – | ")].into_iter().chain(commands).collect();
+        let readme = include_str!("../README.md");
+        let documented: Vec<_> = readme
+            .lines()
+            .filter(|line| line.starts_with("| `GET /") || line.starts_with("| `POST /"))
+            .collect();
+        assert_eq!(documented.len(), rows.len(), "{documented:#?}");
+        for (documented, row) in documented.iter().zip(rows) {
+            assert!(documented.starts_with(&row), "README.md has {documented}, the table {row}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The parsers of variables. Each error says what is expected, and does not repeat the value.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::command::Command;
+use crate::history::file::check_folder;
+use crate::timing::{POWER_COOLDOWNS, REQUEST_TIMEOUTS};
+
+pub const NEW_KEY: &str = "make one with: openssl rand -hex 32";
+
+/// How the guides of this and of other programs write "put your own here", in any case.
+const PLACEHOLDERS: [&str; 7] =
+    ["replace_with", "replace-with", "your-", "your_", "change-me", "change_me", "changeme"];
+
+/// How our own guides write it for user and password, in small letters. Some of the others are a maker's real default.
+const OWN_PLACEHOLDER: &str = "replace_with";
+
+/// IPMI 2.0, 22.28; `ipmitool` exits beyond it.
+const MAX_USER: usize = 16;
+
+/// IPMI 2.0, 22.30; `ipmitool` exits beyond it.
+const MAX_PASSWORD: usize = 20;
+
+/// Any text. The caller knows more.
+#[allow(clippy::unnecessary_wraps)] // a parser like the others
+pub fn any(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+pub fn key(key: &str) -> Result<(), String> {
+    let lower = key.to_ascii_lowercase();
+    if PLACEHOLDERS.iter().any(|placeholder| lower.starts_with(placeholder)) {
+        return Err(format!("it is a guide's placeholder: {NEW_KEY}"));
+    }
+    // RFC 9110, 5.5: what a field value can carry from one end to the other.
+    let is_carried = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    if key.trim() != key || !key.as_bytes().iter().all(is_carried) {
+        return Err(format!("expected ASCII without control characters or spaces around it: {NEW_KEY}"));
+    }
+    Ok(())
+}
+
+/// Words of the table of commands.
+pub fn words(list: &str) -> Result<Vec<&'static str>, String> {
+    let all = Command::words();
+    let known = |word: &str| all.iter().find(|known| **known == word.trim()).copied();
+    list.split(',')
+        .map(known)
+        .collect::<Option<_>>()
+        .ok_or_else(|| format!("expected some of {}, with commas between them", all.join(", ")))
+}
+
+pub fn user(user: &str) -> Result<(), String> {
+    login(user, MAX_USER)
+}
+
+pub fn password(password: &str) -> Result<(), String> {
+    login(password, MAX_PASSWORD)
+}
+
+fn login(value: &str, most: usize) -> Result<(), String> {
+    if value.to_ascii_lowercase().starts_with(OWN_PLACEHOLDER) {
+        return Err("it is the guide's placeholder: put what the BMC knows there".to_owned());
+    }
+    if value.is_empty() || value.len() > most || value.chars().any(char::is_control) {
+        let length = value.len();
+        return Err(format!(
+            "expected 1 to {most} bytes without control characters, as IPMI allows; it has {length}"
+        ));
+    }
+    Ok(())
+}
+
+pub fn host(text: &str) -> Result<String, String> {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_name = |text: &str| !text.starts_with('-') && text.bytes().all(is_of_name);
+    let is_address = match text.split_once('%') {
+        None => text.parse::<IpAddr>().is_ok(),
+        // fe80::1%eth0
+        Some((address, interface)) => {
+            address.parse::<Ipv6Addr>().is_ok() && !interface.is_empty() && is_name(interface)
+        }
+    };
+    if is_name(text) || is_address {
+        return Ok(text.to_owned());
+    }
+    Err("expected a host name or an address, without a scheme, brackets or a port (the port goes into BMC_PORT)"
+        .to_owned())
+}
+
+pub fn port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|&port| port != 0);
+    port.ok_or_else(|| "expected a UDP port from 1 to 65535".to_owned())
+}
+
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
+pub fn request_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text, &REQUEST_TIMEOUTS)
+}
+
+pub fn cooldown(text: &str) -> Result<Duration, String> {
+    seconds(text, &POWER_COOLDOWNS)
+}
+
+fn seconds(text: &str, range: &RangeInclusive<u64>) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| range.contains(seconds));
+    let (least, most) = (range.start(), range.end());
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("expected whole seconds from {least} to {most}"))
+}
+
+pub fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
+}
+
+pub fn state_dir(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let folder = PathBuf::from(text);
+    if !folder.is_absolute() {
+        return Err("expected the absolute path of a folder that this program may write to".to_owned());
+    }
+    match check_folder(&folder) {
+        Ok(()) => Ok(Some(folder)),
+        Err(error) => Err(format!("{error}: expected a folder that this program may write to")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        for valid in ["bmc", "bmc.lan", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "my_bmc-1.example.org"] {
+            assert!(host(valid).is_ok(), "{valid}");
+        }
+        for invalid in [
+            "http://bmc",
+            "bmc:623",
+            "[::1]",
+            "-H",
+            "a b",
+            "bmc/",
+            "b\u{e9}",
+            "a\nb",
+            "bmc%eth0",
+            "-v%",
+            "%",
+            "::1%",
+        ] {
+            assert!(host(invalid).is_err(), "{invalid}");
+        }
+    }
+}

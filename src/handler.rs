@@ -1,0 +1,201 @@
+//! The handler, in three steps: `admit` decides by the head, `with_body` by the body, and the `Bmc` runs the command.
+//! The front ends meet here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, log};
+
+use crate::auth::{Authorised, Keys};
+use crate::bmc::{Bmc, Deliver, Repeats, skipped};
+use crate::command::{self, Command, Route};
+use crate::failure::Failure;
+use crate::history::delivery::Delivery;
+use crate::http::{Head, Response};
+use crate::request::Admitted;
+
+/// Carries out commands for clients that bring a key.
+#[derive(Debug)]
+pub struct Handler {
+    keys: Keys,
+    /// By their names. The plain paths are those of the one without a name.
+    bmcs: BTreeMap<String, Arc<Bmc>>,
+    request_timeout: Duration,
+    /// What the log lines about refused requests repeat.
+    refusals: Mutex<Repeats>,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Admission {
+    Reply(Response),
+    /// Its command may run on this BMC.
+    Run(Arc<Bmc>, Admitted),
+}
+
+impl Handler {
+    pub fn new(keys: Keys, bmc: Bmc, request_timeout: Duration) -> Self {
+        let bmcs = BTreeMap::from([(String::new(), Arc::new(bmc))]);
+        Self { keys, bmcs, request_timeout, refusals: Mutex::default() }
+    }
+
+    /// Reads what was attempted before, and makes sure that more can be noted.
+    ///
+    /// # Errors
+    /// Why `STATE_DIR` does not serve: `WouldBlock` while another process has it.
+    pub fn open_history(&self) -> io::Result<()> {
+        self.bmcs.values().try_for_each(|bmc| bmc.open_history())
+    }
+
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start_workers(&self, deliver: &Arc<Deliver>) -> io::Result<()> {
+        self.bmcs.values().try_for_each(|bmc| bmc.start_workers(deliver))
+    }
+
+    /// Step one, which takes microseconds.
+    pub fn admit(&self, head: &Head) -> Admission {
+        let admission = match command::find(&head.method, &head.path) {
+            Ok(Route::Health) => Admission::Reply(health()),
+            Ok(Route::Command(command)) => self.authorise(head, command),
+            Err(no_route) => Admission::Reply(Failure::from(no_route).reply(None)),
+        };
+        let result = match &admission {
+            Admission::Reply(response) => response.status.0.to_string(),
+            Admission::Run(..) => "admitted".to_owned(),
+        };
+        debug!("{} {:?} from {}: {result}", head.method, head.path, head.peer);
+        admission
+    }
+
+    fn authorise(&self, head: &Head, command: Command) -> Admission {
+        let authorised = match self.keys.authorise(head, command) {
+            Ok(authorised) => authorised,
+            Err(refusal) => {
+                let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+                let level = repeats.level_of(&refusal, Instant::now());
+                log!(level, "{} from {}: {}", command.name(), head.peer, refusal.explain());
+                return Admission::Reply(refusal.reply(Some(command)));
+            }
+        };
+        match (delivery_of(head, command), self.bmcs.values().next()) {
+            (Ok(delivery), Some(bmc)) => {
+                let admitted = self.admitted(authorised, delivery, head.peer.clone());
+                Admission::Run(bmc.clone(), admitted)
+            }
+            (Err(failure), _) => Admission::Reply(failure.reply(Some(command))),
+            (Ok(_), None) => Admission::Reply(Failure::from(command::NoRoute::UnknownPath).reply(None)),
+        }
+    }
+
+    fn admitted(&self, authorised: Authorised, delivery: Option<Delivery>, peer: String) -> Admitted {
+        Admitted::new(authorised, delivery, peer, Instant::now(), self.request_timeout)
+    }
+
+    /// One `power status` for the operator at the command line.
+    ///
+    /// # Errors
+    /// Which BMC does not answer, and why.
+    pub fn check(&self) -> Result<String, String> {
+        let check = |bmc: &Arc<Bmc>| {
+            let operator = Authorised::status_for_operator();
+            let admitted = self.admitted(operator, None, "the command line".to_owned());
+            bmc.check(&admitted).map_err(|why| format!("BMC {bmc}: {why}"))
+        };
+        let lines: Result<Vec<_>, _> = self.bmcs.values().map(check).collect();
+        lines.map(|lines| lines.join("\n"))
+    }
+
+    /// Ends what runs, and cancels what waits.
+    pub fn stop_now(&self) {
+        self.bmcs.values().for_each(|bmc| bmc.stop_now());
+    }
+
+    /// Whether nothing runs and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.bmcs.values().all(|bmc| bmc.is_idle())
+    }
+
+    /// Waits for the workers, which end once their queues are empty.
+    pub fn join_workers(&self) {
+        self.bmcs.values().for_each(|bmc| bmc.join_workers());
+    }
+}
+
+/// Step two: the body may name the delivery, or ask for nothing.
+pub fn with_body(bmc: Arc<Bmc>, admitted: Admitted, body: &[u8]) -> Admission {
+    match admitted.with_body(body) {
+        Ok(admitted) => Admission::Run(bmc, admitted),
+        Err((admitted, skip)) => {
+            info!("{admitted} not run: {}", skip.name());
+            Admission::Reply(skipped(skip))
+        }
+    }
+}
+
+/// A read may be repeated at any time. Only a change needs an id.
+fn delivery_of(head: &Head, command: Command) -> Result<Option<Delivery>, Failure> {
+    if command.is_change() { Ok(Delivery::from_head(head)?) } else { Ok(None) }
+}
+
+/// The reply to `/health`.
+fn health() -> Response {
+    Response::new(200, &[("status", "healthy".into()), ("service", "ipmi-sidecar".into())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bmc::arguments::Target;
+    use crate::config::Config;
+    use crate::history::file::HistoryFile;
+    use crate::process::Interrupt;
+    use std::ffi::OsString;
+
+    /// What a panic's message, a `dbg!` or a log line at trace may show.
+    #[test]
+    fn nothing_that_holds_a_secret_prints_it() {
+        const SECRETS: [&str; 2] = ["k3y-qWx7Zp0vB4tLm9Rd2Ys6", "pw-Hj5Ng8Kc1Fv3"];
+        let variables = [
+            ("API_KEY", SECRETS[0]),
+            ("BMC_HOST", "192.0.2.1"),
+            ("BMC_USER", "admin"),
+            ("BMC_PASSWORD", SECRETS[1]),
+            ("IPMITOOL", "/bin/sh"),
+        ];
+        let value =
+            |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
+        let lookup = |name: &str| -> Option<OsString> { value(name) };
+        let config = Config::read(&lookup, std::iter::empty()).unwrap();
+        let text = format!("GET /power/status HTTP/1.0\r\nX-API-Key: {}\r\n\r\n", SECRETS[0]);
+        let head = Head::parse(text.as_bytes(), String::new()).unwrap();
+        let mut printed = vec![format!("{config:?}"), format!("{head:?}")];
+
+        let authorised = config.keys.authorise(&head, Command::POWER_STATUS).unwrap();
+        let invocation = Target::invocation(&config.target, &authorised, &config.target.login());
+        printed.extend([format!("{invocation:?}"), invocation.pasteable(), format!("{authorised:?}")]);
+        printed.push(format!("{:?}", config.target.login()));
+
+        let history = HistoryFile::new(None, config.cooldown);
+        let bmc = Bmc::new(config.target, history, Interrupt::new().unwrap());
+        let handler = Handler::new(config.keys, bmc, config.request_timeout);
+        let admission = handler.admit(&head);
+        assert!(matches!(admission, Admission::Run(..)), "the key is valid");
+        printed.extend([format!("{handler:?}"), format!("{admission:?}")]);
+        for text in printed {
+            for secret in SECRETS {
+                // As text, and as the numbers of its bytes.
+                let numbers = format!("{:?}", &secret.as_bytes()[..8]);
+                let numbers = numbers.trim_matches(['[', ']']);
+                assert!(!text.contains(&secret[..8]) && !text.contains(numbers), "{secret} in {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn health_needs_no_key() {
+        assert_eq!(health().body, r#"{"status":"healthy","service":"ipmi-sidecar"}"#);
+    }
+}

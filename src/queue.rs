@@ -1,0 +1,214 @@
+//! What waits for one BMC, what runs, and which callers share a run. Pure: the caller has the clock, the lock and the
+//! threads.
+//!
+//! Changes run one at a time, strictly in the order of their arrival. Reads run one at a time beside them, and callers
+//! of the same read share a run. So a change never waits for a dashboard, and the BMC sees at most two sessions.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::failure::{Code, Failure};
+use crate::request::Admitted;
+use crate::timing::JOIN_RUNNING_READ;
+
+/// A quick BMC is done with them in a second. A server needs no more: an automation that sends more runs in a loop.
+const MAX_CHANGES: usize = 8;
+
+/// A client that waits for an answer: a number that is given once.
+pub type ClientId = u64;
+
+/// Which of the two kinds of work; each has its own worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Change,
+    Read,
+}
+
+impl Kind {
+    pub fn of(admitted: &Admitted) -> Self {
+        if admitted.command().is_change() { Self::Change } else { Self::Read }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Queue {
+    changes: Line,
+    reads: Line,
+    last_change_ended: Option<Instant>,
+}
+
+/// How a request waits.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// For a run of its own.
+    New,
+    /// For the run of another request.
+    Shared,
+}
+
+/// A request that was taken out of the queue before it ran.
+#[derive(Debug)]
+pub struct Cancelled {
+    pub admitted: Arc<Admitted>,
+    /// Another client waits for the same run.
+    pub is_shared: bool,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Job>,
+    running: Option<Running>,
+}
+
+/// A command, with each client that waits for it. The first has the earliest deadline and speaks for all.
+#[derive(Debug)]
+struct Job {
+    clients: Vec<(ClientId, Arc<Admitted>)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    job: Job,
+    since: Instant,
+    deadline: Instant,
+}
+
+impl Queue {
+    /// Adds a request.
+    ///
+    /// # Errors
+    /// `busy` if too many changes wait.
+    pub fn enqueue(
+        &mut self,
+        client: ClientId,
+        admitted: Arc<Admitted>,
+        now: Instant,
+    ) -> Result<Enqueued, Failure> {
+        match Kind::of(&admitted) {
+            Kind::Change => self.enqueue_change(client, admitted),
+            Kind::Read => Ok(self.enqueue_read(client, admitted, now)),
+        }
+    }
+
+    /// Behind all changes that came before. If the same delivery is among them, it waits for that one's answer.
+    fn enqueue_change(&mut self, client: ClientId, admitted: Arc<Admitted>) -> Result<Enqueued, Failure> {
+        let Line { waiting, running } = &mut self.changes;
+        let jobs = running.iter_mut().map(|running| &mut running.job).chain(waiting.iter_mut());
+        if let Some(job) = jobs.into_iter().find(|job| job.is_for(|other| admitted.repeats(other))) {
+            job.add(client, admitted);
+            return Ok(Enqueued::Shared);
+        }
+        if waiting.len() >= MAX_CHANGES {
+            return Err(Code::Busy.because("too many changes are waiting"));
+        }
+        waiting.push_back(Job::new(client, admitted));
+        Ok(Enqueued::New)
+    }
+
+    /// With callers of the same read that wait, or with those whose run is recent enough.
+    fn enqueue_read(&mut self, client: ClientId, admitted: Arc<Admitted>, now: Instant) -> Enqueued {
+        let is_same = |job: &Job| job.is_for(|other| other.command() == admitted.command());
+        let last_change_ended = self.last_change_ended;
+        let Line { waiting, running } = &mut self.reads;
+        let recent = running.as_mut().filter(|running| {
+            is_same(&running.job)
+                && now.saturating_duration_since(running.since) <= JOIN_RUNNING_READ
+                && last_change_ended.is_none_or(|ended| ended <= running.since)
+                // The run must not outlast the caller.
+                && running.deadline <= admitted.deadline()
+        });
+        let shared =
+            recent.map(|running| &mut running.job).or_else(|| waiting.iter_mut().find(|job| is_same(job)));
+        if let Some(job) = shared {
+            job.add(client, admitted);
+            return Enqueued::Shared;
+        }
+        waiting.push_back(Job::new(client, admitted));
+        Enqueued::New
+    }
+
+    /// Cancels the client's request unless it has started. The command is not run if no other client waits for it.
+    pub fn cancel(&mut self, client: ClientId) -> Option<Cancelled> {
+        [&mut self.changes, &mut self.reads].into_iter().find_map(|line| line.cancel(client))
+    }
+
+    /// Cancels everything that has not started, and gives back the changes.
+    pub fn cancel_all(&mut self) -> Vec<Arc<Admitted>> {
+        self.reads.waiting.clear();
+        let changes = self.changes.waiting.drain(..).flat_map(|job| job.clients);
+        changes.map(|(_, admitted)| admitted).collect()
+    }
+
+    /// Starts the next run of this kind. Its request speaks for all callers that share the run.
+    pub fn start(&mut self, kind: Kind, now: Instant) -> Option<Arc<Admitted>> {
+        let line = self.line(kind);
+        let mut job = line.waiting.pop_front()?;
+        if let Some(rest) = job.split(now) {
+            line.waiting.push_front(rest);
+        }
+        let admitted = job.clients.first()?.1.clone();
+        line.running = Some(Running { job, since: now, deadline: admitted.deadline() });
+        Some(admitted)
+    }
+
+    /// Ends the run of this kind, and gives back the clients that wait for its answer.
+    pub fn finish(&mut self, kind: Kind, now: Instant) -> Vec<ClientId> {
+        if kind == Kind::Change {
+            self.last_change_ended = Some(now);
+        }
+        let running = self.line(kind).running.take();
+        running.map_or_else(Vec::new, |running| running.job.clients.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Whether nothing runs and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        [&self.changes, &self.reads].iter().all(|line| line.running.is_none() && line.waiting.is_empty())
+    }
+
+    const fn line(&mut self, kind: Kind) -> &mut Line {
+        match kind {
+            Kind::Change => &mut self.changes,
+            Kind::Read => &mut self.reads,
+        }
+    }
+}
+
+impl Line {
+    fn cancel(&mut self, client: ClientId) -> Option<Cancelled> {
+        let place = |job: &Job| job.clients.iter().position(|(waiting, _)| *waiting == client);
+        let (at, place) = self.waiting.iter().enumerate().find_map(|(at, job)| Some((at, place(job)?)))?;
+        let job = &mut self.waiting[at];
+        let (_, admitted) = job.clients.remove(place);
+        let is_shared = !job.clients.is_empty();
+        if !is_shared {
+            self.waiting.remove(at);
+        }
+        Some(Cancelled { admitted, is_shared })
+    }
+}
+
+impl Job {
+    fn new(client: ClientId, admitted: Arc<Admitted>) -> Self {
+        Self { clients: vec![(client, admitted)] }
+    }
+
+    fn is_for(&self, what: impl Fn(&Admitted) -> bool) -> bool {
+        self.clients.first().is_some_and(|(_, admitted)| what(admitted))
+    }
+
+    /// In the order of deadlines. A deadline counts from the head, and a slow body comes later.
+    fn add(&mut self, client: ClientId, admitted: Arc<Admitted>) {
+        let place = self.clients.partition_point(|(_, other)| other.deadline() <= admitted.deadline());
+        self.clients.insert(place, (client, admitted));
+    }
+
+    /// Callers with too little time left for a shared run go first, and apart: the run ends with their time.
+    fn split(&mut self, now: Instant) -> Option<Self> {
+        let apart = self.clients.partition_point(|(_, admitted)| !admitted.can_share(now));
+        (0 < apart && apart < self.clients.len()).then(|| Self { clients: self.clients.split_off(apart) })
+    }
+}

@@ -1,0 +1,124 @@
+//! An admitted request: an authorised command, what tells its delivery from others, and its deadline.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::auth::Authorised;
+use crate::command::Command;
+use crate::failure::Failure;
+use crate::history::Asked;
+use crate::history::alerts::Skip;
+use crate::history::delivery::Delivery;
+use crate::http::Response;
+use crate::timing::{CHANGE_NEEDS, READ_NEEDS, SHARED_READ_NEEDS};
+
+/// A request that may run its command, and the moment by which it must be answered.
+#[derive(Debug)]
+pub struct Admitted {
+    authorised: Authorised,
+    /// Of a change.
+    delivery: Option<Delivery>,
+    peer: String,
+    received: Instant,
+    deadline: Instant,
+}
+
+impl Admitted {
+    pub fn new(
+        authorised: Authorised,
+        delivery: Option<Delivery>,
+        peer: String,
+        received: Instant,
+        timeout: Duration,
+    ) -> Self {
+        Self { authorised, delivery, peer, received, deadline: received + timeout }
+    }
+
+    /// A body of another sender changes nothing. The alerts of a body name the delivery better than a field does: the
+    /// field may be the same in all that a sender posts.
+    ///
+    /// # Errors
+    /// Why the body asks for nothing.
+    pub fn with_body(mut self, body: &[u8]) -> Result<Self, (Self, Skip)> {
+        if self.command().is_change() {
+            match Delivery::from_body(body) {
+                Ok(delivery) => self.delivery = delivery.or(self.delivery),
+                Err(skip) => return Err((self, skip)),
+            }
+        }
+        Ok(self)
+    }
+
+    pub const fn authorised(&self) -> &Authorised {
+        &self.authorised
+    }
+
+    pub const fn command(&self) -> Command {
+        self.authorised.command()
+    }
+
+    pub const fn received(&self) -> Instant {
+        self.received
+    }
+
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.deadline.saturating_duration_since(now)
+    }
+
+    const fn needs(&self) -> Duration {
+        if self.command().is_change() { CHANGE_NEEDS } else { READ_NEEDS }
+    }
+
+    /// Too little of its time is left to start.
+    pub fn is_too_late(&self, now: Instant) -> bool {
+        self.left(now) < self.needs()
+    }
+
+    /// A run within its time is long enough for other callers.
+    pub fn can_share(&self, now: Instant) -> bool {
+        let needs = if self.command().is_change() { CHANGE_NEEDS } else { SHARED_READ_NEEDS };
+        self.left(now) >= needs
+    }
+
+    /// How long it may wait in the queue. A delivery that was carried out before is answered until its deadline.
+    pub fn waits_until(&self) -> Instant {
+        let needs = if self.delivery.is_some() { Duration::ZERO } else { self.needs() };
+        self.deadline.checked_sub(needs).unwrap_or(self.received)
+    }
+
+    /// Whether it is the other delivery once more.
+    pub fn repeats(&self, other: &Self) -> bool {
+        self.delivery.is_some()
+            && self.delivery == other.delivery
+            && self.command() == other.command()
+            && self.authorised.key() == other.authorised.key()
+    }
+
+    /// What the history remembers of it.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            change: self.command(),
+            key: self.authorised.key().to_owned(),
+            delivery: self.delivery.clone(),
+        }
+    }
+
+    /// The reply to this sender.
+    pub fn reply(&self, failure: &Failure) -> Response {
+        match self.delivery {
+            Some(Delivery::Alerts(_)) => failure.reply_to_alerts(self.command()),
+            Some(Delivery::Named(_)) | None => failure.reply(Some(self.command())),
+        }
+    }
+}
+
+/// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a request.
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} from {})", self.command().name(), self.authorised.key(), self.peer)
+    }
+}

@@ -1,0 +1,104 @@
+//! What happens before the first request: the configuration, the log, the history. And why the program ends.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use log::warn;
+
+use crate::bmc::Bmc;
+use crate::config::{Config, StartupError};
+use crate::front_end::signals::Signals;
+use crate::handler::Handler;
+use crate::history::file::HistoryFile;
+use crate::process::{self, Interrupt};
+use crate::timing::SUCCESSION_POLL;
+
+// Exit codes of sysexits.h, so that a service manager can tell them apart.
+pub const EX_USAGE: u8 = 64;
+const EX_OSERR: u8 = 71;
+const EX_CONFIG: u8 = 78;
+
+/// Reads the configuration and opens the log, for which it has warnings.
+///
+/// # Errors
+/// All that is wrong with the configuration.
+pub fn configure() -> Result<Config, Exit> {
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let config = Config::read(&environment, names)?;
+    crate::log::start(config.log_level);
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(config)
+}
+
+/// The environment, as the configuration looks it up.
+pub fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}
+
+/// Makes the handler with its BMC.
+///
+/// # Errors
+/// What the system lacks.
+pub fn prepare(config: Config) -> Result<Handler, Exit> {
+    process::handle_sigchld().map_err(system("handling SIGCHLD"))?;
+    process::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
+    let interrupt = Interrupt::new().map_err(system("making an eventfd"))?;
+    let history = HistoryFile::new(config.state_dir.as_deref(), config.cooldown);
+    let bmc = Bmc::new(config.target, history, interrupt);
+    Ok(Handler::new(config.keys, bmc, config.request_timeout))
+}
+
+/// Waits for the sidecar that ran before: it has closed its listener and may still answer. False if a signal came
+/// meanwhile.
+///
+/// # Errors
+/// Why `STATE_DIR` does not serve.
+pub fn open_history(handler: &Handler, signals: &Signals, until: Instant) -> io::Result<bool> {
+    loop {
+        match handler.open_history() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done.map(|()| true),
+        }
+        if signals.have_come() {
+            return Ok(false);
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::other("another ipmi-sidecar uses it: expected a folder of its own"));
+        }
+        thread::sleep(SUCCESSION_POLL);
+    }
+}
+
+/// Why the program ends, and its exit code.
+pub struct Exit {
+    code: u8,
+    lines: Vec<String>,
+}
+
+impl Exit {
+    pub fn because(code: u8, line: impl Display) -> Self {
+        Self { code, lines: vec![line.to_string()] }
+    }
+
+    pub fn report(self) -> ExitCode {
+        for line in self.lines {
+            let _ = writeln!(io::stderr(), "ipmi-sidecar: {line}"); // there is no other place to say it
+        }
+        self.code.into()
+    }
+}
+
+impl From<Vec<StartupError>> for Exit {
+    fn from(errors: Vec<StartupError>) -> Self {
+        Self { code: EX_CONFIG, lines: errors.iter().map(ToString::to_string).collect() }
+    }
+}
+
+pub fn system(what: &str) -> impl FnOnce(io::Error) -> Exit + '_ {
+    move |error| Exit::because(EX_OSERR, format!("{what}: {error}"))
+}

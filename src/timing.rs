@@ -1,0 +1,116 @@
+//! Every duration, with its reason. The assertions at the end say what must fit into what.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+// The request.
+
+/// A client sends its whole request within this time. Any honest one sends it in one go; this allows for a lost packet
+/// or two.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `REQUEST_TIMEOUT` in seconds: from a complete head to the reply. Below, a change would have no time to wait for
+/// another. Above, every known client and proxy has hung up.
+pub const REQUEST_TIMEOUTS: RangeInclusive<u64> = 7..=120;
+
+/// A reply has 1 KiB and fits into an empty socket buffer. Only a client that reads nothing needs longer.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Closing a socket with unread bytes resets the connection, and the reset can overtake the reply (RFC 9112, 9.6). The
+/// server reads what still comes for this long.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Apache's `mod_cgid` and fcgiwrap lose the reply of a program that ends with its standard input unread. The program
+/// reads the rest of the body for this long.
+pub const CGI_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// After a failed accept, until descriptors may be free again: the listener would be reported as ready at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepting can fail for hours, 20 times a second.
+pub const ACCEPT_WARNING: Duration = Duration::from_secs(60);
+
+/// `Retry-After` of a 503 `busy`: the queue has moved on by then, mostly.
+pub const BUSY_RETRY: Duration = Duration::from_secs(5);
+
+// The queue.
+
+/// A change starts only while this much of its time is left. Most BMCs acknowledge a change within 3 s, and a change
+/// that is killed half-way has an unknown outcome.
+pub const CHANGE_NEEDS: Duration = Duration::from_secs(5);
+
+/// A read that is cut short does no harm, but it needs time for an answer. A quick BMC takes 0.1 s.
+pub const READ_NEEDS: Duration = Duration::from_secs(1);
+
+/// A slow BMC takes 3 s for a read. A caller with less time left does not share a run: the run would end with its time,
+/// and fail for all.
+pub const SHARED_READ_NEEDS: Duration = Duration::from_millis(3_500);
+
+/// A read joins a running one that began at most this long ago. No status is older than its question by more.
+pub const JOIN_RUNNING_READ: Duration = Duration::from_secs(1);
+
+// One run of ipmitool.
+
+/// Seconds that `ipmitool` waits for a reply to a change, and its tries. A slow BMC takes 3 s for a command. On a second
+/// try, a change that was not acknowledged would be sent again.
+pub const CHANGE_PATIENCE: [&str; 4] = ["-N", "4", "-R", "1"];
+
+/// The same for a read, which may be sent again: one lost datagram does not fail it. The second wait is a second longer
+/// and long enough for that slow BMC.
+pub const READ_PATIENCE: [&str; 4] = ["-N", "2", "-R", "2"];
+
+/// Between SIGINT and SIGKILL. `ipmitool` closes its session on SIGINT, mostly within 10 ms; a BMC has only about four
+/// sessions to lose.
+pub const INTERRUPT_GRACE: Duration = Duration::from_millis(300);
+
+/// A killed process is gone at once, unless the kernel itself is stuck. Then it is left to the kernel.
+pub const REAP_TIMEOUT: Duration = Duration::from_millis(100);
+
+// What is remembered.
+
+/// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
+pub const REJECTED_LOGIN: Duration = Duration::from_secs(60);
+
+/// A failure that goes on is worth a warning in the log this often.
+pub const LOG_REMINDER: Duration = Duration::from_secs(3600);
+
+/// A delivery with an id is remembered for so long. Retries end sooner, and an id may come again some day.
+pub const DELIVERY_REMEMBERED: Duration = Duration::from_secs(600);
+
+/// `POWER_COOLDOWN` in seconds. Above, somebody mistook the unit.
+pub const POWER_COOLDOWNS: RangeInclusive<u64> = 0..=3600;
+
+/// A restart is remembered for as long as a cooldown may last.
+pub const RESTART_REMEMBERED: Duration = Duration::from_secs(*POWER_COOLDOWNS.end());
+
+/// Two Prometheus may begin to see one alert so far apart. Without a bound, an alert that came under a clock far ahead
+/// would hide all later ones.
+pub const ALERT_START_MOVES: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A rotated file counts within this time, and a flood of requests costs one read of it.
+pub const REREAD_CREDENTIAL: Duration = Duration::from_secs(1);
+
+// Start and end.
+
+/// Between two looks whether the sidecar that ran before is done.
+pub const SUCCESSION_POLL: Duration = Duration::from_millis(50);
+
+/// For the last replies, once the commands are done.
+pub const LAST_REPLIES: Duration = REPLY_TIMEOUT.saturating_add(DRAIN_TIMEOUT);
+
+/// The kubelet gives an exec probe 1 s by default.
+pub const HEALTHCHECK_TIMEOUT: Duration = Duration::from_millis(900);
+
+const MIN_REQUEST_TIMEOUT: u128 = *REQUEST_TIMEOUTS.start() as u128 * 1000;
+
+// A change that waits for no other has time to start, and time for the body of a slow client.
+const _: () = assert!(CHANGE_NEEDS.as_millis() < MIN_REQUEST_TIMEOUT);
+const _: () = assert!(RECEIVE_TIMEOUT.as_millis() + READ_NEEDS.as_millis() < MIN_REQUEST_TIMEOUT);
+// Callers that wait for a slow run have enough time left for a shared one behind it.
+const _: () = assert!(SHARED_READ_NEEDS.as_millis() * 2 <= MIN_REQUEST_TIMEOUT);
+const _: () = assert!(READ_NEEDS.as_millis() < SHARED_READ_NEEDS.as_millis());
+// A run that is stopped is answered by its deadline.
+const _: () = assert!(INTERRUPT_GRACE.as_millis() + REAP_TIMEOUT.as_millis() < READ_NEEDS.as_millis());
+// `ipmitool` itself gives up a change before it is killed: 4 s and one try.
+const _: () = assert!(4_000 + INTERRUPT_GRACE.as_millis() < CHANGE_NEEDS.as_millis());
+const _: () = assert!(HEALTHCHECK_TIMEOUT.as_millis() < 1_000);

@@ -1,0 +1,23 @@
+//! The program's behaviour, tested from outside with the real binary, the real `ipmitool` and a simulated
+//! BMC.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
+mod behaviour {
+    mod access;
+    mod architecture;
+    mod cli;
+    mod deliveries;
+    mod failures;
+    mod faults;
+    mod listener;
+    mod log;
+    mod loss;
+    mod order;
+    mod rotation;
+    mod routes;
+    mod secrets;
+    mod startup;
+    mod stopping;
+}
+mod support;
