@@ -153,18 +153,18 @@ def of_years_ago(folder, version):
 def guided(home):
     """Checks that the guide lists all codes and entities."""
     scene("The guide")
-    told, known = guide.codes(guide.GUIDE, "## Every code"), readme_codes()
-    assert known, "README.md has no table of failures"
-    expect("codes of README.md that it lacks", set(), known - told)
-    expect("codes it has and README.md has not", set(), told - known - {"no_answer"})
+    told, known = guide.codes(guide.GUIDE, "## Every code"), failure_codes()
+    assert known, "deploy/failures.md has no table of failures"
+    expect("codes of deploy/failures.md that it lacks", set(), known - told)
+    expect("codes it has and deploy/failures.md has not", set(), told - known - {"no_answer"})
     told = set(re.findall(r"`((?!rest_command)\w+\.server_\w+)`", guide.GUIDE))
     known = {each["entity_id"] for each in home.get("/api/states") if ".server_" in each["entity_id"]}
     expect("entities that the guide lacks", set(), known - told)
     expect("entities of the guide that do not exist", set(), told - known)
 
 
-def readme_codes():
-    return guide.codes((ROOT / "README.md").read_text(), "## Failures")
+def failure_codes():
+    return guide.codes((ROOT / "deploy/failures.md").read_text(), "## Every failure")
 
 
 def evidence(work):
