@@ -112,6 +112,14 @@ impl Command {
         if self.is_change() { Post } else { Get }
     }
 
+    /// The line at a change's success. A read has none.
+    pub const fn success_line(self) -> Option<&'static str> {
+        match self.0.effect {
+            Effect::Change { success, .. } => Some(success),
+            Effect::Read { .. } => None,
+        }
+    }
+
     /// The answer that stands in this output, as whole lines.
     pub fn answer(self, stdout: &str) -> Option<Answer> {
         match self.0.effect {

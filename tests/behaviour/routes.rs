@@ -1,10 +1,14 @@
 //! The contract: the routes, the command that each one sends to the BMC, and the keys that they need.
 
+use ipmi_sidecar::command::Command;
 use serde_json::{Value, json};
 
 use crate::support::{KEY, Sidecar, SimulatedBmc, eventually};
 
-const CHANGES: [&str; 5] = ["/power/on", "/power/off", "/power/force-off", "/power/cycle", "/power/reset"];
+/// The path of each change.
+fn changes() -> impl Iterator<Item = &'static str> {
+    Command::all().filter(|command| command.is_change()).map(Command::path)
+}
 
 fn done(command: &str, output: &str) -> Value {
     json!({"success": true, "output": format!("Chassis Power Control: {output}"), "command": command})
@@ -174,7 +178,7 @@ fn head_is_answered_like_get_without_a_body() {
 #[test]
 fn a_get_never_changes_anything() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).start();
-    for target in CHANGES {
+    for target in changes() {
         sidecar
             .get(target)
             .key(KEY)
@@ -190,7 +194,7 @@ fn a_get_never_changes_anything() {
 fn no_other_method_changes_anything() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).start();
     for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "post", "BREW"] {
-        for target in CHANGES {
+        for target in changes() {
             sidecar.request(method, target).key(KEY).expect_failure(405, "method_not_allowed");
         }
     }
@@ -250,7 +254,7 @@ fn a_key_may_be_sent_in_three_ways() {
 fn a_change_needs_exactly_one_valid_key() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).start();
     let (short, long) = (&KEY[1..], format!("{KEY}x"));
-    for target in CHANGES {
+    for target in changes() {
         let replies = [
             sidecar.post(target).send(),
             sidecar.post(target).key("").send(),
@@ -292,7 +296,7 @@ fn the_challenge_names_only_bearer() {
 fn a_browser_request_from_another_site_is_refused() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).start();
     for site in ["cross-site", "same-site", "anything"] {
-        for target in CHANGES {
+        for target in changes() {
             let request = sidecar.post(target).key(KEY).header("Sec-Fetch-Site", site);
             request.expect_failure(403, "forbidden");
         }

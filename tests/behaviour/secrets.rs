@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 
+use ipmi_sidecar::command::Command;
 use serde_json::Value;
 
 use crate::support::{Connection, Sidecar};
@@ -12,8 +13,6 @@ use crate::support::{Connection, Sidecar};
 const KEY: &str = "k3y-qWx7Zp0vB4tLm9Rd2Ys6";
 const PASSWORD: &str = "pw-Hj5Ng8Kc1Fv3";
 const WRONG: &str = "n0t-Ue2Ia7Xo4Tb9Ql6Dz0";
-
-const CHANGES: [&str; 5] = ["/power/on", "/power/off", "/power/force-off", "/power/cycle", "/power/reset"];
 
 /// Shell code that replaces `ipmitool`.
 const FAULTS: &[&str] = &[
@@ -78,7 +77,7 @@ fn send_all_requests_with(fault: &str) {
         .env("REQUEST_TIMEOUT", "7")
         .start();
     let mut connections: Vec<Connection> = Vec::new();
-    for target in CHANGES.into_iter().chain(["/power/status", "/health", "/nothing"]) {
+    for target in Command::all().map(Command::path).chain(["/health", "/nothing"]) {
         for method in ["POST", "GET", "HEAD"] {
             connections.push(sidecar.request(method, target).key(KEY).begin());
         }
