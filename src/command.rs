@@ -63,6 +63,8 @@ const COMMANDS: &[Row] = &[
     change ("/power/force-off", "force-off", "power off",      "Chassis Power Control: Down/Off"),
     restart("/power/cycle",     "cycle",     "power cycle",    "Chassis Power Control: Cycle"),
     restart("/power/reset",     "reset",     "power reset",    "Chassis Power Control: Reset"),
+    change ("/identify/on",     "identify",  "chassis identify force", "Chassis identify interval: indefinite"),
+    change ("/identify/off",    "identify",  "chassis identify 0",     "Chassis identify interval: off"),
 ];
 
 /// The path that needs no key and no BMC: whether this program serves.

@@ -138,6 +138,22 @@ fn reset_is_sent_to_a_server_that_is_off() {
 }
 
 #[test]
+fn identify_switches_the_light_on_and_off() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on())
+        .login("oper", "operpw")
+        .env("BMC_PRIVILEGE", "OPERATOR")
+        .start();
+    for (path, command, interval) in [
+        ("/identify/on", "chassis identify force", "indefinite"),
+        ("/identify/off", "chassis identify 0", "off"),
+    ] {
+        let output = format!("Chassis identify interval: {interval}");
+        let done = json!({"success": true, "output": output, "command": command});
+        sidecar.post(path).key(KEY).expect(200, done);
+    }
+}
+
+#[test]
 fn the_privilege_level_operator_suffices() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off())
         .login("oper", "operpw")
