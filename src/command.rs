@@ -16,6 +16,8 @@ struct Row {
     /// `ipmitool`'s last arguments, separated by spaces. Replies and the log use them as the command's name.
     name: &'static str,
     effect: Effect,
+    /// Some BMCs lack it. Every BMC can switch power.
+    may_be_lacked: bool,
 }
 
 /// What a command does decides its method, so that a GET never acts.
@@ -37,11 +39,15 @@ enum Effect {
 }
 
 const fn change(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
-    Row { path, word, name, effect: Effect::Change { success, restarts: false } }
+    Row { path, word, name, effect: Effect::Change { success, restarts: false }, may_be_lacked: false }
 }
 
 const fn restart(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
-    Row { path, word, name, effect: Effect::Change { success, restarts: true } }
+    Row { effect: Effect::Change { success, restarts: true }, ..change(path, word, name, success) }
+}
+
+const fn lacked_by_some(row: Row) -> Row {
+    Row { may_be_lacked: true, ..row }
 }
 
 /// What `ipmi-sidecar check` asks.
@@ -50,6 +56,7 @@ const POWER_STATUS: Row = Row {
     word: "status",
     name: "power status",
     effect: Effect::Read { parse: power_status, when_failed: Some(("power_state", "unknown")) },
+    may_be_lacked: false,
 };
 
 // Chassis Control is IPMI 2.0, 28.3. Off presses the power button: the operating system is asked to shut down.
@@ -63,8 +70,8 @@ const COMMANDS: &[Row] = &[
     change ("/power/force-off", "force-off", "power off",      "Chassis Power Control: Down/Off"),
     restart("/power/cycle",     "cycle",     "power cycle",    "Chassis Power Control: Cycle"),
     restart("/power/reset",     "reset",     "power reset",    "Chassis Power Control: Reset"),
-    change ("/identify/on",     "identify",  "chassis identify force", "Chassis identify interval: indefinite"),
-    change ("/identify/off",    "identify",  "chassis identify 0",     "Chassis identify interval: off"),
+    lacked_by_some(change("/identify/on",  "identify", "chassis identify force", "Chassis identify interval: indefinite")),
+    lacked_by_some(change("/identify/off", "identify", "chassis identify 0",     "Chassis identify interval: off")),
 ];
 
 /// The path that needs no key and no BMC: whether this program serves.
@@ -108,6 +115,11 @@ impl Command {
     /// Whether the server starts anew.
     pub const fn restarts(self) -> bool {
         matches!(self.0.effect, Effect::Change { restarts: true, .. })
+    }
+
+    /// Whether a BMC may lack it.
+    pub const fn may_be_lacked(self) -> bool {
+        self.0.may_be_lacked
     }
 
     pub const fn method(self) -> Method {

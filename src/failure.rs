@@ -74,6 +74,8 @@ failures! {
         "Install it where the sidecar runs, or set IPMITOOL to its path";
     Misconfigured: 500, "misconfigured", Safe, "The sidecar's configuration is wrong",
         "The web server's error log names each variable and its remedy";
+    BmcUnsupported: 501, "bmc_unsupported", Unsafe, "The BMC lacks this command, or what it needs",
+        "Do not repeat it; switching power works all the same";
     BmcUnreachable: 502, "bmc_unreachable", Safe, "The BMC does not answer",
         "Check BMC_HOST and BMC_PORT, that IPMI over LAN is enabled in the BMC's settings, and that UDP port 623 of the BMC is reachable from this node";
     BmcBadPassword: 502, "bmc_bad_password", Safe, "The BMC rejected the password",

@@ -130,7 +130,7 @@ impl Bmc {
         self.history.end(match &result {
             Ok(answer) => Ending::Sent(stored(answer_reply(answer))),
             Err(failure) if failure.is_repeatable() => Ending::NotSent,
-            Err(failure) if failure.code() == Code::BmcRefused => {
+            Err(failure) if matches!(failure.code(), Code::BmcRefused | Code::BmcUnsupported) => {
                 Ending::Declined(stored(admitted.reply(failure)))
             }
             Err(failure) => Ending::Sent(stored(admitted.reply(failure))),

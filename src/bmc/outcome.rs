@@ -44,6 +44,8 @@ const REGISTRY: &str = "IANA PEN";
 #[derive(Clone, Copy)]
 enum Verdict {
     Declined,
+    /// The BMC has no such command (c1), or not what it needs (cc, d5). A BMC that declines to switch power says so too.
+    Lacked,
     NotNow,
     NoPrivilege,
     /// The command reached the BMC, which does not tell what became of it.
@@ -52,7 +54,7 @@ enum Verdict {
 
 /// Completion codes by `ipmitool`'s words for them. All others are errors.
 const VERDICTS: &[(&str, Verdict)] = &[
-    ("Invalid command", Verdict::Declined),
+    ("Invalid command", Verdict::Lacked),
     ("Invalid command on LUN", Verdict::Declined),
     ("Request data truncated", Verdict::Declined),
     ("Request data length invalid", Verdict::Declined),
@@ -60,9 +62,9 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("Parameter out of range", Verdict::Declined),
     ("Cannot return number of requested data bytes", Verdict::Declined),
     ("Requested sensor, data, or record not found", Verdict::Declined),
-    ("Invalid data field in request", Verdict::Declined),
+    ("Invalid data field in request", Verdict::Lacked),
     ("Command illegal for specified sensor or record type", Verdict::Declined),
-    ("Command not supported in present state", Verdict::Declined),
+    ("Command not supported in present state", Verdict::Lacked),
     ("Cannot execute command, command disabled", Verdict::Declined),
     ("Node busy", Verdict::NotNow),
     ("Out of space", Verdict::NotNow),
@@ -131,17 +133,26 @@ fn whole_lines<'a>(output: &Output, text: &'a str) -> &'a str {
     if output.truncated { &text[..text.rfind('\n').map_or(0, |end| end + 1)] } else { text }
 }
 
+/// The lines by which `ipmitool` reports the BMC's answer to the command itself: their start, and what stands before the
+/// reason.
+const COMPLETIONS: &[(&str, &str)] = &[
+    ("Set Chassis Power Control to ", " failed: "),
+    ("Get Chassis Power Status", " failed: "),
+    ("Set Chassis Identify", " failed: "),
+    ("Error obtaining SDR info", ": "),
+];
+
 /// The BMC's reason, if the line says that the BMC declined the command itself.
 fn completion(line: &str) -> Option<&str> {
-    let starts = ["Set Chassis Power Control to ", "Get Chassis Power Status"];
-    let (action, reason) = line.split_once(" failed: ")?;
-    starts.iter().any(|start| action.starts_with(start)).then_some(reason.trim_end())
+    let (_, before) = COMPLETIONS.iter().find(|(start, _)| line.starts_with(start))?;
+    Some(line.split_once(before)?.1.trim_end())
 }
 
 fn declined(command: Command, reason: &str) -> Failure {
     let verdict = VERDICTS.iter().find(|(words, _)| *words == reason).map(|(_, verdict)| *verdict);
     match verdict {
-        Some(Verdict::Declined) => Code::BmcRefused.because(shortened(reason)),
+        Some(Verdict::Lacked) if command.may_be_lacked() => Code::BmcUnsupported.because(shortened(reason)),
+        Some(Verdict::Declined | Verdict::Lacked) => Code::BmcRefused.because(shortened(reason)),
         Some(Verdict::NotNow) => Code::BmcBusy.because(shortened(reason)),
         Some(Verdict::NoPrivilege) => Code::BmcPrivilege.into(),
         Some(Verdict::Unconfirmed) if command.is_change() => Code::OutcomeUnknown.into(),
@@ -307,6 +318,27 @@ mod tests {
         }
         let timeout = read(STATUS, "", "Get Chassis Power Status failed: Timeout\n", 1);
         assert_eq!(timeout, Err(Code::BmcTimeout.into()));
+    }
+
+    /// Such an answer to a power command means its present state.
+    #[test]
+    fn a_command_that_the_bmc_lacks_is_unsupported_unless_it_switches_power() {
+        let identify = Command::all().find(|command| command.name() == "chassis identify force").unwrap();
+        for reason in
+            ["Invalid command", "Invalid data field in request", "Command not supported in present state"]
+        {
+            for (command, line, code) in [
+                (on(), "Set Chassis Power Control to Up/On failed", Code::BmcRefused),
+                (STATUS, "Get Chassis Power Status failed", Code::BmcRefused),
+                (identify, "Set Chassis Identify failed", Code::BmcUnsupported),
+                (identify, "Error obtaining SDR info", Code::BmcUnsupported),
+            ] {
+                let failure = read(command, "", &format!("{line}: {reason}\n"), 1).unwrap_err();
+                assert_eq!((failure.code(), failure.detail()), (code, Some(reason)), "{line}");
+            }
+        }
+        let busy = read(identify, "", "Set Chassis Identify failed: Node busy\n", 1).unwrap_err();
+        assert_eq!(busy.code(), Code::BmcBusy);
     }
 
     #[test]

@@ -47,6 +47,19 @@ fn a_new_password_in_the_file_is_tried_at_once() {
     eventually("the new password is used", || sidecar.get("/power/status").key(KEY).send().status == 200);
 }
 
+/// It is no error to repeat, and power works all the same.
+#[test]
+fn a_command_that_the_bmc_lacks_is_unsupported() {
+    let lacks_identify = "case \"$*\" in
+        *identify*) echo 'Set Chassis Identify failed: Invalid command' >&2; exit 1 ;;
+        *) echo 'Chassis Power Control: Up/On' ;;
+        esac";
+    let sidecar = Sidecar::with_fake_ipmitool(lacks_identify).start();
+    let reply = sidecar.post("/identify/on").key(KEY).expect_failure(501, "bmc_unsupported");
+    reply.error_contains("Invalid command").error_contains("Do not repeat it");
+    assert_eq!(sidecar.post("/power/on").key(KEY).send().status, 200);
+}
+
 #[test]
 fn a_status_of_a_dead_bmc_is_unreachable() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::dead()).start();

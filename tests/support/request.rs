@@ -271,7 +271,7 @@ impl<'a> Reply<'a> {
         assert!(!self.error().is_empty(), "{body}");
         // With these statuses the path has chosen a command, and the reply names it. Home Assistant's sensor
         // reads the body of a power status with any status.
-        let chosen = [401, 403, 409, 413, 422, 500, 502, 503, 504].contains(&status)
+        let chosen = [401, 403, 409, 413, 422, 500, 501, 502, 503, 504].contains(&status)
             || (status == 408 && self.head_was_complete);
         let command = chosen.then(|| command_of(&self.path));
         let power_state = command.filter(|command| *command == "power status").map(|_| "unknown");
