@@ -38,9 +38,9 @@ impl Keys {
     /// says was not made by our own origin (W3C Fetch Metadata): no page that a browser visits may use a key that the
     /// browser keeps.
     pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Failure> {
-        // All keys are compared, so that the time does not tell which one is valid. Files can make two keys equal while
-        // the program runs. Then both must allow the command, so that no caller gains by it.
-        let valid: Vec<_> = self.0.iter().filter(|key| has_key(head, &key.credential.current())).collect();
+        // Files can make two keys equal while the program runs. Then both must allow the command, so that no caller gains
+        // by it.
+        let valid = self.valid(head);
         if let Some(narrow) = valid.iter().find(|key| !key.allows.contains(&command.word())) {
             let words = narrow.allows.join(", ");
             return Err(
@@ -56,6 +56,18 @@ impl Keys {
             ));
         }
         Ok(Authorised { command, key: key.name.clone() })
+    }
+}
+
+impl Keys {
+    /// The name of the valid key that the head brings, whatever it allows.
+    pub fn name_of(&self, head: &Head) -> Option<&str> {
+        self.valid(head).first().map(|key| &*key.name)
+    }
+
+    /// All keys are compared, so that the time does not tell which one is valid.
+    fn valid(&self, head: &Head) -> Vec<&Key> {
+        self.0.iter().filter(|key| has_key(head, &key.credential.current())).collect()
     }
 }
 
@@ -75,15 +87,12 @@ impl Authorised {
     }
 }
 
-/// Whether the head brings this key, in one of three ways, and no other key beside it.
+/// Whether the head brings this key, in one of three ways, and no other key beside it. Where `X-API-Key` stands, it
+/// decides: an `Authorization` beside it belongs to a proxy.
 fn has_key(head: &Head, key: &Secret) -> bool {
-    let offers: Vec<_> = ["X-API-Key", "Authorization"]
-        .into_iter()
-        .flat_map(|name| head.values(name).map(move |value| (name, value)))
-        .collect();
-    match offers[..] {
-        [("X-API-Key", offered)] => key.matches(offered),
-        [(_, authorization)] => {
+    match (&values(head, "X-API-Key")[..], &values(head, "Authorization")[..]) {
+        ([offered], _) => key.matches(offered),
+        ([], [authorization]) => {
             // RFC 9110, 11.4: a scheme in any case, then spaces, then the credentials.
             let space = authorization.iter().position(|&byte| byte == b' ').unwrap_or(authorization.len());
             let (scheme, rest) = authorization.split_at(space);
@@ -95,6 +104,10 @@ fn has_key(head: &Head, key: &Secret) -> bool {
         }
         _ => false,
     }
+}
+
+fn values<'a>(head: &'a Head, name: &'a str) -> Vec<&'a [u8]> {
+    head.values(name).collect()
 }
 
 /// The password of `base64(user:password)` (RFC 7617): everything behind the first colon. Some senders leave out the
@@ -157,7 +170,14 @@ mod tests {
             (&[("X-API-Key", "s:ecre")], false),
             (&[("X-API-Key", "S:ecret")], false),
             (&[("X-API-Key", "s:ecret"), ("X-API-Key", "s:ecret")], false),
-            (&[("X-API-Key", "s:ecret"), ("Authorization", "Bearer s:ecret")], false),
+            (&[("X-API-Key", "s:ecret"), ("Authorization", "Bearer s:ecret")], true),
+            (&[("X-API-Key", "s:ecret"), ("Authorization", "Basic cHJveHk6aXRz")], true),
+            (&[("X-API-Key", "s:ecret"), ("Authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.x")], true),
+            (&[("X-API-Key", "s:ecret"), ("Authorization", "")], true),
+            (&[("Authorization", ""), ("X-API-Key", "s:ecret"), ("Authorization", "x")], true),
+            (&[("X-API-Key", "wrong"), ("Authorization", "Bearer s:ecret")], false),
+            (&[("X-API-Key", ""), ("Authorization", "Bearer s:ecret")], false),
+            (&[("Authorization", "Bearer s:ecret"), ("Authorization", "Bearer s:ecret")], false),
             (&[("Cookie", "X-API-Key=s:ecret")], false),
             (&[], false),
         ] {

@@ -74,6 +74,9 @@ const COMMANDS: &[Row] = &[
     lacked_by_some(change("/identify/off", "identify", "chassis identify 0",     "Chassis identify interval: off")),
 ];
 
+/// Characters of an unknown path that an error repeats.
+const MAX_SHOWN: usize = 100;
+
 /// The path that needs no key and no BMC: whether this program serves.
 pub const HEALTH: &str = "/health";
 
@@ -179,11 +182,10 @@ pub enum Route {
 /// Why there is no such route.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoRoute {
-    UnknownPath,
+    /// The path, shortened.
+    UnknownPath(String),
     /// The path exists; its methods, as `Allow` names them.
-    WrongMethod {
-        allow: &'static str,
-    },
+    WrongMethod { allow: &'static str },
 }
 
 /// Exactly the documented paths match: no trailing slash, no percent-encoding, no other case.
@@ -195,7 +197,7 @@ pub fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
     let (route, takes) = match command {
         Some(command) => (Route::Command(command), command.method()),
         None if path == HEALTH => (Route::Health, Get),
-        None => return Err(NoRoute::UnknownPath),
+        None => return Err(NoRoute::UnknownPath(path.escape_debug().take(MAX_SHOWN).collect())),
     };
     // RFC 9110, 9.3.2: HEAD is GET without the body.
     let asked = if *method == Head { &Get } else { method };
@@ -231,7 +233,7 @@ mod tests {
             "/POWER/ON",
             "/power/soft",
         ] {
-            assert_eq!(find(&Get, path), Err(NoRoute::UnknownPath), "{path:?}");
+            assert_eq!(find(&Get, path), Err(NoRoute::UnknownPath(path.to_owned())), "{path:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::command::{Command, NoRoute};
+use crate::http::body::BodyError;
 use crate::http::{HeadError, Response};
 use crate::timing::BUSY_RETRY;
 
@@ -19,6 +20,10 @@ pub struct Failure {
     detail: Option<Detail>,
     headers: Vec<(&'static str, String)>,
     is_repeatable: bool,
+    /// Instead of its row's.
+    remedy: Option<&'static str>,
+    /// `ipmitool`'s own words, in one line, for the log.
+    words: String,
 }
 
 #[derive(Clone, Copy)]
@@ -65,6 +70,7 @@ failures! {
     Cooldown: 409, "cooldown", Safe, "Not sent, since the server was restarted a moment ago",
         "Give it time to start; POWER_COOLDOWN sets how much";
     BodyTooLarge: 413, "body_too_large", Safe, "The body has more than 64 KiB", "Send a smaller one, or none";
+    UnsupportedEncoding: 415, "unsupported_encoding", Safe, "The body is compressed", "Send it without Content-Encoding";
     DeliveryIdReused: 422, "delivery_id_reused", Safe, "Not sent, since its delivery id belongs to another command",
         "Give each delivery an id of its own";
     HeadTooLarge: 431, "head_too_large", Safe, "Request line and headers have more than 8 KiB or 64 fields",
@@ -117,7 +123,14 @@ impl From<Code> for Failure {
             Code::Busy => vec![("Retry-After", BUSY_RETRY.as_secs().to_string())],
             _ => Vec::new(),
         };
-        Self { code, detail: None, headers, is_repeatable: code.row().repeat == Repeat::Safe }
+        Self {
+            code,
+            detail: None,
+            headers,
+            is_repeatable: code.row().repeat == Repeat::Safe,
+            remedy: None,
+            words: String::new(),
+        }
     }
 }
 
@@ -130,10 +143,19 @@ impl From<HeadError> for Failure {
     }
 }
 
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Malformed(detail) => Code::BadRequest.because(detail),
+            BodyError::TooLarge => Code::BodyTooLarge.into(),
+        }
+    }
+}
+
 impl From<NoRoute> for Failure {
     fn from(error: NoRoute) -> Self {
         match error {
-            NoRoute::UnknownPath => Code::NotFound.into(),
+            NoRoute::UnknownPath(path) => Code::NotFound.because(format!("there is no {path}")),
             NoRoute::WrongMethod { allow } => {
                 let failure = Code::MethodNotAllowed.because(format!("use {}", allow.replace(", ", " or ")));
                 Self { headers: vec![("Allow", allow.to_owned())], ..failure }
@@ -146,6 +168,11 @@ impl Failure {
     /// The change that ran out of time waiting for others.
     pub fn too_late() -> Self {
         Code::Busy.because("earlier commands took the time it had")
+    }
+
+    /// The change whose client has ended its side of the connection: it may have given up.
+    pub fn client_left() -> Self {
+        Code::Busy.because("not run: the client ended its side of the connection")
     }
 
     pub const fn code(&self) -> Code {
@@ -169,6 +196,18 @@ impl Failure {
         Self { is_repeatable: false, ..self }
     }
 
+    /// The same, with another remedy than its row's.
+    #[must_use]
+    pub fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
+    /// The same, with `ipmitool`'s words for the log.
+    #[must_use]
+    pub fn with_words(self, words: String) -> Self {
+        Self { words, ..self }
+    }
+
     /// Whether the same request may follow by itself: nothing was sent to the BMC.
     pub const fn is_repeatable(&self) -> bool {
         self.is_repeatable
@@ -179,8 +218,17 @@ impl Failure {
         format!("{}: {}", self.code.row().name, self.error())
     }
 
+    /// The same, with `ipmitool`'s words: for the log.
+    pub fn explain_with_words(&self) -> String {
+        if self.words.is_empty() {
+            return self.explain();
+        }
+        format!("{} (ipmitool said: {})", self.explain(), self.words)
+    }
+
     fn error(&self) -> String {
         let Row { what, remedy, .. } = self.code.row();
+        let remedy = self.remedy.unwrap_or(remedy);
         let detail = self.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
         let remedy = if remedy.is_empty() { String::new() } else { format!(". {remedy}") };
         format!("{what}{detail}{remedy}")
@@ -228,9 +276,9 @@ mod tests {
                 r#"{"success":false,"error":"Invalid or missing API key","code":"unauthorized","command":"power status","power_state":"unknown"}"#,
             ),
             (
-                Failure::from(NoRoute::UnknownPath).reply(None),
+                Failure::from(NoRoute::UnknownPath("//power/on".to_owned())).reply(None),
                 404,
-                r#"{"success":false,"error":"Endpoint not found","code":"not_found"}"#,
+                r#"{"success":false,"error":"Endpoint not found: there is no //power/on","code":"not_found"}"#,
             ),
             (
                 Failure::from(Code::OutcomeUnknown).reply_to_alerts(command("/power/on")),

@@ -6,12 +6,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, log};
+use log::{debug, info, log, warn};
 
 use crate::auth::{Authorised, Keys};
 use crate::bmc::{Bmc, Deliver, Repeats, skipped};
 use crate::command::{self, Command, Route};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
+use crate::history::alerts::is_damaged_json;
 use crate::history::delivery::Delivery;
 use crate::http::{Head, Response};
 use crate::request::Admitted;
@@ -60,7 +61,7 @@ impl Handler {
         let admission = match command::find(&head.method, &head.path) {
             Ok(Route::Health) => Admission::Reply(health()),
             Ok(Route::Command(command)) => self.authorise(head, command),
-            Err(no_route) => Admission::Reply(Failure::from(no_route).reply(None)),
+            Err(no_route) => Admission::Reply(self.refuse(head, None, &no_route.into())),
         };
         let result = match &admission {
             Admission::Reply(response) => response.status.0.to_string(),
@@ -71,23 +72,30 @@ impl Handler {
     }
 
     fn authorise(&self, head: &Head, command: Command) -> Admission {
-        let authorised = match self.keys.authorise(head, command) {
-            Ok(authorised) => authorised,
-            Err(refusal) => {
-                let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                let level = repeats.level_of(&refusal, Instant::now());
-                log!(level, "{} from {}: {}", command.name(), head.peer, refusal.explain());
-                return Admission::Reply(refusal.reply(Some(command)));
-            }
-        };
-        match (delivery_of(head, command), self.bmcs.values().next()) {
-            (Ok(delivery), Some(bmc)) => {
-                let admitted = self.admitted(authorised, delivery, head.peer.clone());
-                Admission::Run(bmc.clone(), admitted)
-            }
-            (Err(failure), _) => Admission::Reply(failure.reply(Some(command))),
-            (Ok(_), None) => Admission::Reply(Failure::from(command::NoRoute::UnknownPath).reply(None)),
+        let admitted = self.keys.authorise(head, command).and_then(|authorised| {
+            check_encoding(head)?;
+            let delivery = delivery_of(head, command)?;
+            Ok(self.admitted(authorised, delivery, head.peer.clone()))
+        });
+        match (admitted, self.bmcs.values().next()) {
+            (Ok(admitted), Some(bmc)) => Admission::Run(bmc.clone(), admitted),
+            (Ok(_), None) => Admission::Reply(Failure::from(Code::NotFound).reply(Some(command))),
+            (Err(failure), _) => Admission::Reply(self.refuse(head, Some(command), &failure)),
         }
+    }
+
+    /// Refusals are logged, so that the owner of a valid key finds out why: each once, then hourly. A path that does not
+    /// exist is worth a line only if a valid key comes with it: anyone may ask for anything.
+    fn refuse(&self, head: &Head, command: Option<Command>, failure: &Failure) -> Response {
+        let key = self.keys.name_of(head);
+        if command.is_some() || key.is_some() {
+            let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let level = repeats.level_of(failure, Instant::now());
+            let what = command.map_or(head.path.as_str(), |command| command.name());
+            let key = key.unwrap_or("no valid key");
+            log!(level, "{} ({key} from {}): {}", what.escape_debug(), head.peer, failure.explain());
+        }
+        failure.reply(command)
     }
 
     fn admitted(&self, authorised: Authorised, delivery: Option<Delivery>, peer: String) -> Admitted {
@@ -125,14 +133,25 @@ impl Handler {
 }
 
 /// Step two: the body may name the delivery, or ask for nothing.
-pub fn with_body(bmc: Arc<Bmc>, admitted: Admitted, body: &[u8]) -> Admission {
-    match admitted.with_body(body) {
-        Ok(admitted) => Admission::Run(bmc, admitted),
-        Err((admitted, skip)) => {
+pub fn with_body(bmc: Arc<Bmc>, mut admitted: Admitted, body: &[u8]) -> Admission {
+    match admitted.read_body(body) {
+        Ok(()) => {
+            if is_damaged_json(body) {
+                warn!("{admitted}: its body begins as JSON and is none: an alert in it was not recognised");
+            }
+            Admission::Run(bmc, admitted)
+        }
+        Err(skip) => {
             info!("{admitted} not run: {}", skip.name());
             Admission::Reply(skipped(skip))
         }
     }
+}
+
+/// A compressed body cannot be read: it may be an alert that has ended.
+fn check_encoding(head: &Head) -> Result<(), Failure> {
+    let is_plain = |value: &[u8]| value.is_empty() || value.eq_ignore_ascii_case(b"identity");
+    if head.values("Content-Encoding").all(is_plain) { Ok(()) } else { Err(Code::UnsupportedEncoding.into()) }
 }
 
 /// A read may be repeated at any time. Only a change needs an id.

@@ -1,7 +1,8 @@
 //! Runs one `Invocation` under a deadline and an output cap, and gives an `Outcome`. Knows no IPMI.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -34,12 +35,12 @@ const LAST_CHUNKS: usize = 5;
 /// Its output is read in English. Nothing else of our own environment is handed on.
 const LOCALE: (&str, &str) = ("LC_ALL", "C");
 
-/// A program with its arguments, and one secret for its environment.
+/// A program with its arguments, and secrets for its environment.
 #[derive(Debug)]
 pub struct Invocation {
     pub program: PathBuf,
     pub arguments: Vec<String>,
-    pub secret: (&'static str, Secret),
+    pub secrets: Vec<(&'static str, Secret)>,
 }
 
 impl Invocation {
@@ -47,8 +48,11 @@ impl Invocation {
     pub fn pasteable(&self) -> String {
         let program = self.program.to_string_lossy();
         let words = std::iter::once(&*program).chain(self.arguments.iter().map(String::as_str));
-        let (locale, secret) = (LOCALE, self.secret.0);
-        format!("env -i {}={} {secret}=\"${secret}\" {}", locale.0, locale.1, shell_words::join(words))
+        let mut line = format!("env -i {}={} ", LOCALE.0, LOCALE.1);
+        for (name, _) in &self.secrets {
+            let _ = write!(line, "{name}=\"${name}\" "); // writing to a String cannot fail
+        }
+        line + &shell_words::join(words)
     }
 }
 
@@ -58,6 +62,8 @@ pub struct Outcome {
     pub stdout: Output,
     pub stderr: Output,
     pub end: End,
+    /// From its start to its end.
+    pub took: Duration,
 }
 
 /// The first bytes of an output, and whether more were thrown away.
@@ -163,22 +169,37 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Outcome {
     unreaped().retain(|group| !is_reaped(*group));
+    let started = Instant::now();
+    let not_started = |error| Outcome {
+        stdout: Output::default(),
+        stderr: Output::default(),
+        end: End::NotStarted(error),
+        took: started.elapsed(),
+    };
+    let input = match lock.map_or_else(null, Ok) {
+        Ok(input) => Stdio::from(input),
+        Err(error) => return not_started(error),
+    };
     let child = Command::new(&invocation.program)
         .args(&invocation.arguments)
         .env_clear()
         .env(LOCALE.0, LOCALE.1)
-        .env(invocation.secret.0, invocation.secret.1.expose())
-        .stdin(lock.map_or_else(Stdio::null, Stdio::from))
+        .envs(invocation.secrets.iter().map(|(name, secret)| (name, secret.expose())))
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0) // a Ctrl-C at our terminal is not meant for it
         .spawn();
     match child.and_then(Run::new) {
-        Ok(run) => run.watch(deadline, interrupt),
-        Err(error) => {
-            Outcome { stdout: Output::default(), stderr: Output::default(), end: End::NotStarted(error) }
-        }
+        Ok(run) => Outcome { took: started.elapsed(), ..run.watch(deadline, interrupt) },
+        Err(error) => not_started(error),
     }
+}
+
+/// A web server's chroot may lack it: then it is that which is missing, and not the program.
+fn null() -> io::Result<OwnedFd> {
+    let file = File::open("/dev/null");
+    file.map(OwnedFd::from).map_err(|error| io::Error::other(format!("opening /dev/null: {error}")))
 }
 
 /// Process groups that were killed and not yet gone at the end of their run, as on a busy machine. Later runs reap them.
@@ -259,7 +280,7 @@ impl Run {
             Ok(status) if in_time => End::Exited(status),
             _ => End::Stopped,
         };
-        Outcome { stdout: self.stdout.kept, stderr: self.stderr.kept, end }
+        Outcome { stdout: self.stdout.kept, stderr: self.stderr.kept, end, took: Duration::ZERO }
     }
 
     /// Reads what it writes until it has exited, `until` has come or `interrupt` is raised.

@@ -50,6 +50,15 @@ pub enum Enqueued {
     Shared,
 }
 
+/// What becomes of the next request in line.
+#[derive(Debug)]
+pub enum Start {
+    /// It speaks for all callers that share the run.
+    Run(Arc<Admitted>),
+    /// All clients of this change have ended their side: it is not run.
+    Abandoned(Vec<(ClientId, Arc<Admitted>)>),
+}
+
 /// A request that was taken out of the queue before it ran.
 #[derive(Debug)]
 pub struct Cancelled {
@@ -131,6 +140,15 @@ impl Queue {
         Enqueued::New
     }
 
+    /// Cancels the client's change if it has not started, and all clients that wait for it have left. Gives back all of
+    /// them.
+    pub fn cancel_abandoned(&mut self, client: ClientId) -> Vec<(ClientId, Arc<Admitted>)> {
+        let waiting = &mut self.changes.waiting;
+        let has_client = |job: &Job| job.clients.iter().any(|(waiting, _)| *waiting == client);
+        let place = waiting.iter().position(|job| has_client(job) && job.is_abandoned());
+        place.and_then(|place| waiting.remove(place)).map_or_else(Vec::new, |job| job.clients)
+    }
+
     /// Cancels the client's request unless it has started. The command is not run if no other client waits for it.
     pub fn cancel(&mut self, client: ClientId) -> Option<Cancelled> {
         [&mut self.changes, &mut self.reads].into_iter().find_map(|line| line.cancel(client))
@@ -143,16 +161,19 @@ impl Queue {
         changes.map(|(_, admitted)| admitted).collect()
     }
 
-    /// Starts the next run of this kind. Its request speaks for all callers that share the run.
-    pub fn start(&mut self, kind: Kind, now: Instant) -> Option<Arc<Admitted>> {
+    /// Starts the next run of this kind, unless it is a change whose clients have all left.
+    pub fn start(&mut self, kind: Kind, now: Instant) -> Option<Start> {
         let line = self.line(kind);
         let mut job = line.waiting.pop_front()?;
         if let Some(rest) = job.split(now) {
             line.waiting.push_front(rest);
         }
+        if kind == Kind::Change && job.is_abandoned() {
+            return Some(Start::Abandoned(job.clients));
+        }
         let admitted = job.clients.first()?.1.clone();
         line.running = Some(Running { job, since: now, deadline: admitted.deadline() });
-        Some(admitted)
+        Some(Start::Run(admitted))
     }
 
     /// Ends the run of this kind, and gives back the clients that wait for its answer.
@@ -198,6 +219,11 @@ impl Job {
 
     fn is_for(&self, what: impl Fn(&Admitted) -> bool) -> bool {
         self.clients.first().is_some_and(|(_, admitted)| what(admitted))
+    }
+
+    /// All its clients have ended their side of the connection.
+    fn is_abandoned(&self) -> bool {
+        self.clients.iter().all(|(_, admitted)| admitted.client_has_left())
     }
 
     /// In the order of deadlines. A deadline counts from the head, and a slow body comes later.

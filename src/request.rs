@@ -13,7 +13,6 @@ use crate::http::Response;
 use crate::timing::{CHANGE_NEEDS, READ_NEEDS, SHARED_READ_NEEDS};
 
 /// A request that may run its command, and the moment by which it must be answered.
-#[derive(Debug)]
 pub struct Admitted {
     authorised: Authorised,
     /// Of a change.
@@ -21,6 +20,8 @@ pub struct Admitted {
     peer: String,
     received: Instant,
     deadline: Instant,
+    /// Whether the client has ended its side of the connection. A CGI program cannot know.
+    has_left: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Admitted {
@@ -31,7 +32,16 @@ impl Admitted {
         received: Instant,
         timeout: Duration,
     ) -> Self {
-        Self { authorised, delivery, peer, received, deadline: received + timeout }
+        Self { authorised, delivery, peer, received, deadline: received + timeout, has_left: None }
+    }
+
+    /// From now on, `has_left` tells whether the client has ended its side of the connection.
+    pub fn watch(&mut self, has_left: impl Fn() -> bool + Send + Sync + 'static) {
+        self.has_left = Some(Box::new(has_left));
+    }
+
+    pub fn client_has_left(&self) -> bool {
+        self.has_left.as_ref().is_some_and(|has_left| has_left())
     }
 
     /// A body of another sender changes nothing. The alerts of a body name the delivery better than a field does: the
@@ -39,14 +49,13 @@ impl Admitted {
     ///
     /// # Errors
     /// Why the body asks for nothing.
-    pub fn with_body(mut self, body: &[u8]) -> Result<Self, (Self, Skip)> {
-        if self.command().is_change() {
-            match Delivery::from_body(body) {
-                Ok(delivery) => self.delivery = delivery.or(self.delivery),
-                Err(skip) => return Err((self, skip)),
-            }
+    pub fn read_body(&mut self, body: &[u8]) -> Result<(), Skip> {
+        if self.command().is_change()
+            && let Some(delivery) = Delivery::from_body(body)?
+        {
+            self.delivery = Some(delivery);
         }
-        Ok(self)
+        Ok(())
     }
 
     pub const fn authorised(&self) -> &Authorised {
@@ -113,6 +122,13 @@ impl Admitted {
             Some(Delivery::Alerts(_)) => failure.reply_to_alerts(self.command()),
             Some(Delivery::Named(_)) | None => failure.reply(Some(self.command())),
         }
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authorised, delivery, .. } = self;
+        write!(f, "{self}: {authorised:?}, {delivery:?}")
     }
 }
 

@@ -43,13 +43,16 @@ pub fn environment(name: &str) -> Option<OsString> {
 /// Makes the handler with its BMC.
 ///
 /// # Errors
-/// What the system lacks.
+/// What the system lacks, and an `ipmitool` that cannot be trusted.
 pub fn prepare(config: Config) -> Result<Handler, Exit> {
     process::handle_sigchld().map_err(system("handling SIGCHLD"))?;
     process::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
     let interrupt = Interrupt::new().map_err(system("making an eventfd"))?;
     let history = HistoryFile::new(config.state_dir.as_deref(), config.cooldown);
-    let bmc = Bmc::new(config.target, history, interrupt);
+    let mut bmc = Bmc::new(config.target, history, interrupt);
+    if let Some(warning) = bmc.ask_version().map_err(|why| Exit::because(EX_CONFIG, why))? {
+        warn!("{warning}");
+    }
     Ok(Handler::new(config.keys, bmc, config.request_timeout))
 }
 

@@ -59,6 +59,12 @@ pub const CHANGE_PATIENCE: [&str; 4] = ["-N", "4", "-R", "1"];
 /// and long enough for that slow BMC.
 pub const READ_PATIENCE: [&str; 4] = ["-N", "2", "-R", "2"];
 
+/// The shortest first wait of both. An answer that comes sooner is no answer to a repeated question.
+pub const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// `ipmitool -V` takes 10 ms. A program that hangs instead must not hold up the start.
+pub const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Between SIGINT and SIGKILL. `ipmitool` closes its session on SIGINT, mostly within 10 ms; a BMC has only about four
 /// sessions to lose.
 pub const INTERRUPT_GRACE: Duration = Duration::from_millis(300);

@@ -175,6 +175,11 @@ impl ExtraArguments {
 }
 
 impl Target {
+    /// Asks the program for its version.
+    pub fn version_question(&self) -> Invocation {
+        Invocation { program: self.program.clone(), arguments: vec!["-V".to_owned()], secrets: Vec::new() }
+    }
+
     pub fn login(&self) -> Login {
         Login { user: self.user.current(), password: self.password.current() }
     }
@@ -199,7 +204,7 @@ impl Target {
         Invocation {
             program: self.program.clone(),
             arguments,
-            secret: ("IPMITOOL_PASSWORD", login.password.clone()),
+            secrets: vec![("IPMITOOL_PASSWORD", login.password.clone())],
         }
     }
 }

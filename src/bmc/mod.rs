@@ -4,6 +4,7 @@
 pub mod arguments;
 pub mod outcome;
 mod repeats;
+pub mod version;
 mod worker;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use log::{Level, debug, log};
 use self::arguments::{Login, Target};
 use self::outcome::read_outcome;
 pub use self::repeats::Repeats;
+use self::version::Version;
 pub use self::worker::Deliver;
 use self::worker::Workers;
 use crate::failure::{Code, Failure};
@@ -27,11 +29,12 @@ use crate::http::Response;
 use crate::process::{self, Interrupt};
 use crate::readings::Answer;
 use crate::request::Admitted;
-use crate::timing::REJECTED_LOGIN;
+use crate::timing::{REJECTED_LOGIN, VERSION_TIMEOUT};
 
 #[derive(Debug)]
 pub struct Bmc {
     target: Target,
+    version: Version,
     history: HistoryFile,
     workers: Workers,
     /// Ends its runs at a second signal.
@@ -60,7 +63,20 @@ enum Done {
 impl Bmc {
     pub fn new(target: Target, history: HistoryFile, interrupt: Interrupt) -> Self {
         let (workers, rejected, repeats) = Default::default();
-        Self { target, history, workers, interrupt, rejected, repeats }
+        Self { target, version: Version::Telling, history, workers, interrupt, rejected, repeats }
+    }
+
+    /// Asks `ipmitool` for its version, once. Gives a warning where it is one that was never tried.
+    ///
+    /// # Errors
+    /// For a version that cannot be trusted: the variable, the cause and the remedy.
+    pub fn ask_version(&mut self) -> Result<Option<String>, String> {
+        let question = self.target.version_question();
+        let outcome = process::run(&question, None, Instant::now() + VERSION_TIMEOUT, &self.interrupt);
+        let (version, warning) = version::judge(&outcome.stdout.text())
+            .map_err(|cause| format!("IPMITOOL is \"{}\": {cause}", self.target.program.display()))?;
+        self.version = version;
+        Ok(warning)
     }
 
     /// See [`HistoryFile::open`].
@@ -87,6 +103,13 @@ impl Bmc {
         self.answer(admitted, Err(why))
     }
 
+    /// Answers a request that is refused, though its key is valid.
+    pub fn refuse(&self, admitted: &Admitted, why: &Failure) -> Response {
+        let level = locked(&self.repeats).level_of(why, Instant::now());
+        log!(level, "{admitted} refused: {}", why.explain());
+        admitted.reply(why)
+    }
+
     fn answer(&self, admitted: &Admitted, result: Result<Done, Failure>) -> Response {
         let now = Instant::now();
         let level = match (admitted.command().is_change(), &result) {
@@ -97,7 +120,7 @@ impl Bmc {
         };
         let (line, response) = match result {
             Ok(done) => (done.line().to_owned(), done.reply()),
-            Err(failure) => (failure.explain(), admitted.reply(&failure)),
+            Err(failure) => (failure.explain_with_words(), admitted.reply(&failure)),
         };
         let took = now.saturating_duration_since(admitted.received());
         log!(level, "{admitted} answered after {} ms: {line}", took.as_millis());
@@ -170,7 +193,7 @@ impl Bmc {
         debug!("running {}", invocation.pasteable());
         let outcome = process::run(&invocation, lock, admitted.deadline(), &self.interrupt);
         debug!("{outcome}");
-        read_outcome(admitted.command(), &outcome)
+        read_outcome(admitted.command(), &outcome, self.version)
     }
 
     /// One read for the operator at the command line: the line that it gave.

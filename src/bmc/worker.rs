@@ -1,23 +1,24 @@
 //! The threads of one BMC, one for changes and one for reads. They take from its queue, run, and deliver.
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 
 use super::Bmc;
 use crate::failure::{Code, Failure};
 use crate::http::Response;
-use crate::queue::{Cancelled, ClientId, Enqueued, Kind, Queue};
+use crate::queue::{Cancelled, ClientId, Enqueued, Kind, Queue, Start};
 use crate::request::Admitted;
 
 /// Takes the reply for these clients. It must not block.
 pub type Deliver = dyn Fn(&[ClientId], &Response) + Send + Sync;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Workers {
     state: Mutex<State>,
     /// There is a change to start, or the queue was closed.
@@ -25,6 +26,14 @@ pub(super) struct Workers {
     /// The same for reads.
     read_waits: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    deliver: OnceLock<Arc<Deliver>>,
+}
+
+/// Without what delivers, which is a function.
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,11 +59,11 @@ impl Workers {
     }
 
     /// The next request, as soon as there is one. `None` once the queue is closed and empty.
-    fn next(&self, kind: Kind) -> Option<Arc<Admitted>> {
+    fn next(&self, kind: Kind) -> Option<Start> {
         let mut state = self.state();
         loop {
-            if let Some(admitted) = state.queue.start(kind, Instant::now()) {
-                return Some(admitted);
+            if let Some(start) = state.queue.start(kind, Instant::now()) {
+                return Some(start);
             }
             if state.is_closed {
                 return None;
@@ -68,41 +77,78 @@ impl Bmc {
     /// # Errors
     /// When the system has no thread left.
     pub fn start_workers(self: &Arc<Self>, deliver: &Arc<Deliver>) -> io::Result<()> {
+        let _ = self.workers.deliver.set(deliver.clone()); // it is set once
         for (name, kind) in [("changes", Kind::Change), ("reads", Kind::Read)] {
-            let (bmc, deliver) = (self.clone(), deliver.clone());
-            let thread =
-                thread::Builder::new().name(name.to_owned()).spawn(move || bmc.work(kind, &*deliver))?;
+            let bmc = self.clone();
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(move || bmc.work(kind))?;
             self.workers.threads().push(thread);
         }
         Ok(())
     }
 
-    fn work(&self, kind: Kind, deliver: &Deliver) {
-        while let Some(admitted) = self.workers.next(kind) {
-            // Our own locks survive a panic: they hold nothing half-done.
-            let response = catch_unwind(AssertUnwindSafe(|| self.carry_out(&admitted, None)))
-                .unwrap_or_else(|_| Failure::from(Code::Internal).reply(Some(admitted.command())));
-            // The run ends before its replies go out. A client that has its reply finds the queue without it.
-            let clients = self.workers.state().queue.finish(kind, Instant::now());
-            deliver(&clients, &response);
+    fn work(&self, kind: Kind) {
+        while let Some(start) = self.workers.next(kind) {
+            match start {
+                Start::Run(admitted) => {
+                    // Our own locks survive a panic: they hold nothing half-done.
+                    let response = catch_unwind(AssertUnwindSafe(|| self.carry_out(&admitted, None)))
+                        .unwrap_or_else(|_| Failure::from(Code::Internal).reply(Some(admitted.command())));
+                    // The run ends before its replies go out. A client that has its reply finds the queue without it.
+                    let clients = self.workers.state().queue.finish(kind, Instant::now());
+                    self.deliver(&clients, &response);
+                }
+                Start::Abandoned(clients) => self.give_up_abandoned(clients),
+            }
+        }
+    }
+
+    fn deliver(&self, clients: &[ClientId], response: &Response) {
+        if let Some(deliver) = self.workers.deliver.get() {
+            deliver(clients, response);
+        }
+    }
+
+    /// The clients of a change that have all left may still read.
+    fn give_up_abandoned(&self, clients: Vec<(ClientId, Arc<Admitted>)>) {
+        for (client, admitted) in clients {
+            self.deliver(&[client], &self.give_up(&admitted, Failure::client_left()));
         }
     }
 
     /// Puts a request into the queue.
     ///
     /// # Errors
-    /// Why the queue does not take it.
-    pub fn enqueue(&self, client: ClientId, admitted: Admitted) -> Result<(), Failure> {
+    /// The reply to a request that the queue does not take.
+    pub fn enqueue(&self, client: ClientId, admitted: Admitted) -> Result<(), Response> {
         let admitted = Arc::new(admitted);
         let kind = Kind::of(&admitted);
+        if kind == Kind::Change && admitted.client_has_left() {
+            return Err(self.give_up(&admitted, Failure::client_left()));
+        }
         let mut state = self.workers.state();
-        match (state.queue.enqueue(client, admitted.clone(), Instant::now())?, kind) {
-            (Enqueued::Shared, Kind::Change) => debug!("{admitted} waits for the same delivery"),
-            (Enqueued::New, Kind::Change) => info!("{admitted} accepted"),
-            (_, Kind::Read) => {}
+        match (state.queue.enqueue(client, admitted.clone(), Instant::now()), kind) {
+            (Err(failure), _) => return Err(self.refuse(&admitted, &failure)),
+            (Ok(Enqueued::Shared), Kind::Change) => debug!("{admitted} waits for the same delivery"),
+            (Ok(Enqueued::New), Kind::Change) => info!("{admitted} accepted"),
+            (Ok(_), Kind::Read) => {}
         }
         self.workers.waits(kind).notify_one();
         Ok(())
+    }
+
+    /// The client has ended its side of the connection, and may still read. Its change is not run, unless it has started
+    /// or another client waits for it. Its read is run.
+    pub fn client_has_ended(&self, client: ClientId) {
+        let abandoned = self.workers.state().queue.cancel_abandoned(client);
+        self.give_up_abandoned(abandoned);
+    }
+
+    /// The client cannot be answered any more.
+    pub fn client_is_gone(&self, client: ClientId) {
+        let Some(Cancelled { admitted, is_shared: false }) = self.cancel(client) else { return };
+        // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
+        let level = if admitted.command().is_change() { Level::Info } else { Level::Debug };
+        log!(level, "{admitted} not run: the client is gone");
     }
 
     /// See [`Queue::cancel`].

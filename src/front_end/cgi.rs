@@ -23,7 +23,8 @@ use rustix::stdio::stdin;
 
 use crate::failure::{Code, Failure};
 use crate::handler::{Admission, Handler, with_body};
-use crate::http::head::{MAX_BODY, parse_length};
+use crate::http::body::{Framing, MAX_BODY};
+use crate::http::head::parse_length;
 use crate::http::{Head, HeadError, Method, Response};
 use crate::request::Admitted;
 use crate::timing::{CGI_DRAIN_TIMEOUT, RECEIVE_TIMEOUT};
@@ -54,7 +55,7 @@ pub fn head(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Hea
         method: method.ok_or(HeadError::Malformed("expected an ASCII word in REQUEST_METHOD"))?,
         path,
         headers: variables.iter().filter_map(|(name, value)| field(name, value)).collect(),
-        body_length: length,
+        framing: Framing::Length(length),
         expects_continue: false, // the web server has answered that
         peer: text("REMOTE_ADDR").escape_debug().to_string(),
     })
@@ -96,7 +97,7 @@ pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&P
     };
     let admission = match body.read(MAX_BODY, until) {
         Ok(bytes) => with_body(bmc, admitted, &bytes),
-        Err(failure) => Admission::Reply(failure.reply(Some(admitted.command()))),
+        Err(failure) => Admission::Reply(bmc.refuse(&admitted, &failure)),
     };
     let (bmc, admitted) = match admission {
         Admission::Reply(response) => return response,
@@ -122,8 +123,9 @@ pub struct Body {
 
 impl Body {
     fn new(head: &Head) -> Self {
-        let to_end = head.body_length == 0 && head.values("Transfer-Encoding").next().is_some();
-        Self { left: if to_end { u64::MAX } else { head.body_length }, to_end }
+        let length = if let Framing::Length(length) = head.framing { length } else { 0 };
+        let to_end = length == 0 && head.values("Transfer-Encoding").next().is_some();
+        Self { left: if to_end { u64::MAX } else { length }, to_end }
     }
 
     /// The whole body, of at most so many bytes. A request that is cut short is not carried out.
@@ -215,7 +217,10 @@ mod tests {
             ("REMOTE_ADDR", "192.0.2.1"),
         ])
         .unwrap();
-        assert_eq!((head.method.as_str(), &head.path[..], head.body_length), ("POST", "/power/on", 4));
+        assert_eq!(
+            (head.method.as_str(), &head.path[..], head.framing),
+            ("POST", "/power/on", Framing::Length(4))
+        );
         assert_eq!(head.values("X-API-Key").collect::<Vec<_>>(), [b"k"]);
         assert_eq!(head.values("Sec-Fetch-Site").collect::<Vec<_>>(), [b"none"]);
         assert_eq!(head.peer, "192.0.2.1");

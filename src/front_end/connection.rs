@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use log::debug;
 use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bmc::Bmc;
-use crate::command::Command;
 use crate::failure::{Code, Failure};
+use crate::http::body::Body;
 use crate::http::head::{CONTINUE, MAX_HEAD, head_end};
 use crate::http::{Head, HeadError, Method, Response};
 use crate::request::Admitted;
@@ -27,7 +28,8 @@ const DRAINED_CHUNKS: usize = 8;
 
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    /// Shared with the change that it asked for, which looks at it again before it starts.
+    stream: Arc<TcpStream>,
     stage: Stage,
     /// When the stage must be over. While its command runs, the worker sees to that.
     until: Option<Instant>,
@@ -46,18 +48,15 @@ enum Stage {
         bytes: Vec<u8>,
         checked: usize,
     },
-    /// May run its command, once it has sent its body. So much of the body is left.
+    /// May run its command, once it has sent its body.
     Body {
-        bytes: Vec<u8>,
-        left: u64,
+        body: Body,
         bmc: Arc<Bmc>,
         admitted: Admitted,
     },
-    /// Its command is in the queue of this BMC. `is_settled`: the command has started, and the client is answered even
-    /// if it has ended its side.
+    /// Its command is in the queue of this BMC, or runs.
     Waiting {
         bmc: Arc<Bmc>,
-        is_settled: bool,
     },
     /// Is sent its reply.
     Reply {
@@ -82,8 +81,10 @@ pub enum Event {
     Head(Head, Vec<u8>),
     /// Run the command of a complete request.
     Complete(Arc<Bmc>, Admitted, Vec<u8>),
-    /// The client ended its side while its command waits.
+    /// The client ended its side while its command waits or runs. It may still read.
     Left(Arc<Bmc>),
+    /// The client is gone while its command waits or runs.
+    Gone(Arc<Bmc>),
     Close,
 }
 
@@ -91,7 +92,7 @@ impl Connection {
     pub fn new(stream: TcpStream, now: Instant) -> Self {
         let stage = Stage::Head { bytes: Vec::new(), checked: 0 };
         let until = Some(now + RECEIVE_TIMEOUT);
-        Self { stream, stage, until, is_head: false, may_read: false, has_ended: false }
+        Self { stream: Arc::new(stream), stage, until, is_head: false, may_read: false, has_ended: false }
     }
 
     pub const fn until(&self) -> Option<Instant> {
@@ -136,16 +137,11 @@ impl Connection {
         self.may_read |= self.has_ended || flags.contains(EventFlags::IN);
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Head { bytes, checked } => self.read_head(bytes, checked, now),
-            Stage::Body { bytes, left, bmc, admitted } => self.read_body(bytes, left, bmc, admitted, now),
-            Stage::Waiting { bmc, is_settled: false } if self.has_ended => {
-                self.stage = Stage::Waiting { bmc: bmc.clone(), is_settled: false };
-                Event::Left(bmc)
-            }
-            // A client that ended its side may still read. A reset connection is over.
-            Stage::Waiting { .. } if flags.intersects(EventFlags::HUP | EventFlags::ERR) => Event::Close,
-            stage @ Stage::Waiting { .. } => {
-                self.stage = stage;
-                Event::Wait
+            Stage::Body { body, bmc, admitted } => self.read_body(body, bmc, admitted, now),
+            Stage::Waiting { bmc } if flags.intersects(EventFlags::HUP | EventFlags::ERR) => Event::Gone(bmc),
+            Stage::Waiting { bmc } => {
+                self.stage = Stage::Waiting { bmc: bmc.clone() };
+                if self.has_ended { Event::Left(bmc) } else { Event::Wait }
             }
             Stage::Reply { bytes, sent } => self.write(bytes, sent, now),
             Stage::Drain { left } => self.drain(left),
@@ -160,7 +156,7 @@ impl Connection {
         if !self.may_read {
             return Ok(None);
         }
-        match self.stream.read(&mut chunk[..room]) {
+        match (&*self.stream).read(&mut chunk[..room]) {
             Ok(length) => {
                 // The kernel gave all it had, unless the client's end is still to come.
                 self.may_read = length == room || self.has_ended;
@@ -180,7 +176,7 @@ impl Connection {
         loop {
             match self.read(&mut bytes, MAX_HEAD - checked) {
                 Ok(Some(0)) if bytes.is_empty() => return Event::Close,
-                Ok(Some(0)) => return self.refuse(&HeadError::CUT_SHORT.into(), None, now),
+                Ok(Some(0)) => return self.refuse(&HeadError::CUT_SHORT.into(), now),
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     self.stage = Stage::Head { bytes, checked };
@@ -196,14 +192,14 @@ impl Connection {
                             self.is_head = head.method == Method::Head;
                             Event::Head(head, rest)
                         }
-                        Err(error) => self.refuse(&error.into(), None, now),
+                        Err(error) => self.refuse(&error.into(), now),
                     };
                 }
                 Ok(None) if bytes.len() == MAX_HEAD => {
-                    return self.refuse(&HeadError::TooLarge.into(), None, now);
+                    return self.refuse(&HeadError::TooLarge.into(), now);
                 }
                 Ok(None) => checked = bytes.len(),
-                Err(error) => return self.refuse(&error.into(), None, now),
+                Err(error) => return self.refuse(&error.into(), now),
             }
         }
     }
@@ -212,58 +208,62 @@ impl Connection {
     pub fn receive_body(
         &mut self,
         head: &Head,
-        mut rest: Vec<u8>,
+        rest: &[u8],
         bmc: Arc<Bmc>,
         admitted: Admitted,
         now: Instant,
     ) -> Event {
-        let is_first = rest.is_empty();
-        rest.truncate(usize::try_from(head.body_length).unwrap_or(usize::MAX));
-        let left = head.body_length - rest.len() as u64;
+        let taken = Body::new(head.framing).and_then(|mut body| body.take(rest).map(|()| body));
+        let body = match taken {
+            Ok(body) => body,
+            Err(error) => return self.refuse_admitted(&bmc, &admitted, &error.into(), now),
+        };
         // They are the first bytes to this client: there is room for them.
-        if left > 0 && head.expects_continue && is_first && self.stream.write_all(CONTINUE).is_err() {
+        let asks = head.expects_continue && rest.is_empty();
+        if asks && (&*self.stream).write_all(CONTINUE).is_err() {
             return Event::Close;
         }
-        self.read_body(rest, left, bmc, admitted, now)
+        self.read_body(body, bmc, admitted, now)
     }
 
-    fn read_body(
-        &mut self,
-        mut bytes: Vec<u8>,
-        mut left: u64,
-        bmc: Arc<Bmc>,
-        admitted: Admitted,
-        now: Instant,
-    ) -> Event {
-        while left > 0 {
-            match self.read(&mut bytes, usize::try_from(left).unwrap_or(usize::MAX)) {
-                Ok(Some(0)) => {
-                    return self.refuse(&HeadError::CUT_SHORT.into(), Some(admitted.command()), now);
-                }
-                Ok(Some(length)) => left -= length as u64,
+    fn read_body(&mut self, mut body: Body, bmc: Arc<Bmc>, admitted: Admitted, now: Instant) -> Event {
+        while !body.is_complete() {
+            let mut bytes = Vec::new();
+            let failure = match self.read(&mut bytes, MAX_HEAD) {
+                Ok(Some(0)) => Some(HeadError::CUT_SHORT.into()),
+                Ok(Some(_)) => body.take(&bytes).err().map(Failure::from),
                 Ok(None) => {
-                    self.stage = Stage::Body { bytes, left, bmc, admitted };
+                    self.stage = Stage::Body { body, bmc, admitted };
                     return Event::Wait;
                 }
                 Err(_) => return Event::Close,
+            };
+            if let Some(failure) = failure {
+                return self.refuse_admitted(&bmc, &admitted, &failure, now);
             }
         }
-        Event::Complete(bmc, admitted, bytes)
+        Event::Complete(bmc, admitted, body.into_bytes())
+    }
+
+    /// Looks whether the client has ended its side by now, whatever the kernel has told so far.
+    pub fn has_left(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let stream = self.stream.clone();
+        move || {
+            let mut fds = [PollFd::new(&*stream, PollFlags::RDHUP)];
+            poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
+        }
     }
 
     /// Its command is in the queue, at most until then.
     pub fn wait_for_command(&mut self, bmc: Arc<Bmc>, until: Instant) -> Event {
         self.until = Some(until);
-        self.stage = Stage::Waiting { bmc: bmc.clone(), is_settled: false };
-        if self.has_ended { Event::Left(bmc) } else { Event::Wait }
+        self.stage = Stage::Waiting { bmc };
+        Event::Wait
     }
 
-    /// Its command has started: from now on it is answered in any case.
-    pub fn settle(&mut self) -> Event {
-        if let Stage::Waiting { is_settled, .. } = &mut self.stage {
-            *is_settled = true;
-            self.until = None;
-        }
+    /// Its command has started: the worker sees to its deadline.
+    pub fn wait_for_answer(&mut self) -> Event {
+        self.until = None;
         Event::Wait
     }
 
@@ -271,9 +271,9 @@ impl Connection {
     pub fn expire(&mut self, now: Instant) -> (Event, Option<Arc<Bmc>>) {
         let event = match &self.stage {
             Stage::Head { bytes, .. } if bytes.is_empty() => Event::Close,
-            Stage::Head { .. } => self.refuse(&Code::RequestTimeout.into(), None, now),
+            Stage::Head { .. } => self.refuse(&Code::RequestTimeout.into(), now),
             Stage::Body { .. } => self.refuse_body(&Code::RequestTimeout.into(), now),
-            Stage::Waiting { bmc, .. } => return (Event::Wait, Some(bmc.clone())),
+            Stage::Waiting { bmc } => return (Event::Wait, Some(bmc.clone())),
             Stage::Reply { .. } | Stage::Drain { .. } | Stage::Closed => Event::Close,
         };
         (event, None)
@@ -281,17 +281,27 @@ impl Connection {
 
     /// Answers a request whose body is not awaited any longer.
     pub fn refuse_body(&mut self, failure: &Failure, now: Instant) -> Event {
-        let command = match &self.stage {
-            Stage::Body { admitted, .. } => Some(admitted.command()),
-            _ => None,
-        };
-        self.refuse(failure, command, now)
+        match std::mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Body { bmc, admitted, .. } => self.refuse_admitted(&bmc, &admitted, failure, now),
+            _ => Event::Close,
+        }
     }
 
-    /// Answers a request that is not run.
-    pub fn refuse(&mut self, failure: &Failure, command: Option<Command>, now: Instant) -> Event {
+    /// Answers a request with a valid key that is not run.
+    pub fn refuse_admitted(
+        &mut self,
+        bmc: &Bmc,
+        admitted: &Admitted,
+        failure: &Failure,
+        now: Instant,
+    ) -> Event {
+        self.reply(&bmc.refuse(admitted, failure), now)
+    }
+
+    /// Answers what is no request.
+    fn refuse(&mut self, failure: &Failure, now: Instant) -> Event {
         debug!("request from {}: {}", self.peer(), failure.explain());
-        self.reply(&failure.reply(command), now)
+        self.reply(&failure.reply(None), now)
     }
 
     pub fn reply(&mut self, response: &Response, now: Instant) -> Event {
@@ -300,7 +310,7 @@ impl Connection {
     }
 
     fn write(&mut self, bytes: Vec<u8>, mut sent: usize, now: Instant) -> Event {
-        match self.stream.write(&bytes[sent..]) {
+        match (&*self.stream).write(&bytes[sent..]) {
             Ok(length) => sent += length,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => return Event::Close,

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{Level, info, log, warn};
+use log::{info, warn};
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::{Errno, read, write};
@@ -21,7 +21,6 @@ use super::signals::Signals;
 use crate::bmc::{Bmc, Deliver};
 use crate::failure::{Code, Failure};
 use crate::handler::{Admission, Handler, with_body};
-use crate::http::head::MAX_BODY;
 use crate::http::{Head, Response};
 use crate::queue::ClientId;
 use crate::request::Admitted;
@@ -190,9 +189,16 @@ impl Server<'_> {
                 Event::Wait => break false,
                 Event::Again => break true,
                 Event::Close => return,
-                Event::Head(head, rest) => self.admit(&mut client, &head, rest, now),
+                Event::Head(head, rest) => self.admit(&mut client, &head, &rest, now),
                 Event::Complete(bmc, admitted, body) => enqueue(id, &mut client, bmc, admitted, &body, now),
-                Event::Left(bmc) => hang_up(id, &mut client, &bmc),
+                Event::Left(bmc) => {
+                    bmc.client_has_ended(id);
+                    Event::Wait
+                }
+                Event::Gone(bmc) => {
+                    bmc.client_is_gone(id);
+                    Event::Close
+                }
             };
         };
         // To set it again has the kernel look again.
@@ -262,7 +268,7 @@ impl Server<'_> {
     }
 
     /// Decides by the head.
-    fn admit(&mut self, client: &mut Connection, head: &Head, rest: Vec<u8>, now: Instant) -> Event {
+    fn admit(&mut self, client: &mut Connection, head: &Head, rest: &[u8], now: Instant) -> Event {
         // Our own locks survive a panic: they hold nothing half-done.
         let admission = catch_unwind(AssertUnwindSafe(|| self.handler.admit(head)));
         let failed = |_| Admission::Reply(Failure::from(Code::Internal).reply(None));
@@ -270,14 +276,12 @@ impl Server<'_> {
             Admission::Reply(response) => return client.reply(&response, now),
             Admission::Run(bmc, admitted) => (bmc, admitted),
         };
-        let command = admitted.command();
-        if head.body_length > MAX_BODY {
-            return client.refuse(&Code::BodyTooLarge.into(), Some(command), now);
-        }
         // A quarter more for changes, so that any number of reads never keeps a change out.
-        let places = self.max_admitted + if command.is_change() { self.max_admitted / 4 } else { 0 };
-        if self.clients.values().filter(|client| client.is_admitted()).count() >= places {
-            return client.refuse(&Code::Busy.because("too many requests are waiting"), Some(command), now);
+        let more = if admitted.command().is_change() { self.max_admitted / 4 } else { 0 };
+        let admitted_clients = self.clients.values().filter(|client| client.is_admitted()).count();
+        if admitted_clients >= self.max_admitted + more {
+            let busy = Code::Busy.because("too many requests are waiting");
+            return client.refuse_admitted(&bmc, &admitted, &busy, now);
         }
         let event = client.receive_body(head, rest, bmc, admitted, now);
         if client.has_body_to_come() {
@@ -312,7 +316,7 @@ impl Server<'_> {
                         let response = bmc.give_up(&cancelled.admitted, Failure::too_late());
                         client.reply(&response, now)
                     }
-                    None => client.settle(),
+                    None => client.wait_for_answer(),
                 },
                 (event, None) => event,
             });
@@ -329,27 +333,16 @@ fn enqueue(
     body: &[u8],
     now: Instant,
 ) -> Event {
-    let command = admitted.command();
-    let (bmc, admitted) = match with_body(bmc, admitted, body) {
+    let (bmc, mut admitted) = match with_body(bmc, admitted, body) {
         Admission::Reply(response) => return client.reply(&response, now),
         Admission::Run(bmc, admitted) => (bmc, admitted),
     };
+    admitted.watch(client.has_left());
     let until = admitted.waits_until();
     match bmc.enqueue(id, admitted) {
         Ok(()) => client.wait_for_command(bmc, until),
-        Err(failure) => client.refuse(&failure, Some(command), now),
+        Err(response) => client.reply(&response, now),
     }
-}
-
-/// The client has ended its own side. It has changed its mind, unless its command has started.
-fn hang_up(id: ClientId, client: &mut Connection, bmc: &Bmc) -> Event {
-    let Some(cancelled) = bmc.cancel(id) else { return client.settle() };
-    if !cancelled.is_shared {
-        // A dashboard that hangs up on a slow BMC, poll after poll, must not fill a disk.
-        let level = if cancelled.admitted.command().is_change() { Level::Info } else { Level::Debug };
-        log!(level, "{} not run: the client hung up before it started", cancelled.admitted);
-    }
-    Event::Close
 }
 
 /// Replies on their way to the thread that owns the sockets.

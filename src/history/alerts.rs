@@ -45,16 +45,30 @@ impl Skip {
 /// Why the body asks for nothing.
 pub fn firing(body: &[u8]) -> Result<Option<Vec<Alert>>, Skip> {
     // A known sender sends an object, and most bodies are empty.
-    if !body.trim_ascii_start().starts_with(b"{") {
+    let body = without_mark(body).trim_ascii_start();
+    if !body.starts_with(b"{") {
         return Ok(None);
     }
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return Ok(None) };
     match (body.get("alerts"), body.get("heartbeat"), body.get("monitor")) {
-        (Some(Value::Array(_)), ..) if body["status"] == "resolved" => Err(Skip::Resolved),
+        // Resolved is resolved, whatever stands beside it.
+        (Some(_), ..) if body["status"] == "resolved" => Err(Skip::Resolved),
         (Some(Value::Array(alerts)), ..) => read(alerts),
         (None, Some(heartbeat), Some(_)) => kuma(heartbeat).map_or(Ok(None), Err),
         _ => Ok(None),
     }
+}
+
+/// Whether it is text that begins as JSON does and is none: an alert may stand in it that this program cannot read.
+pub fn is_damaged_json(body: &[u8]) -> bool {
+    let body = without_mark(body).trim_ascii();
+    let begins = body.first().is_some_and(|first| b"{[".contains(first));
+    begins && serde_json::from_slice::<Value>(body).is_err()
+}
+
+/// Some programs of Windows begin a text with a byte order mark.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
 /// Alertmanager's alerts, or Grafana's. Each one fires or is over. One that fires has a fingerprint and a start.
@@ -173,7 +187,9 @@ mod tests {
 
     #[test]
     fn a_test_and_a_resolved_alert_ask_for_nothing() {
-        for alerts in [json!([]), json!([{}]), json!([{"status": "resolved"}])] {
+        for alerts in
+            [json!([]), json!([{}]), json!([{"status": "resolved"}]), json!({}), Value::Null, json!("x")]
+        {
             assert_eq!(read(&json!({"status": "resolved", "alerts": alerts})), Err(Skip::Resolved));
         }
         let mut test = alert("firing", "f1", T1);
@@ -192,6 +208,28 @@ mod tests {
         ] {
             let body = json!({"heartbeat": heartbeat, "monitor": null, "msg": "x"});
             assert_eq!(read(&body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_hides_no_alert() {
+        let body = format!("\u{feff}{}", json!({"status": "resolved", "alerts": []}));
+        assert_eq!(firing(body.as_bytes()), Err(Skip::Resolved));
+    }
+
+    #[test]
+    fn a_body_that_begins_as_json_and_is_none_is_noticed() {
+        for (body, is_damaged) in [
+            ("{\"status\": \"resolved\", \"alerts\": [", true),
+            ("\u{feff}{\"a", true),
+            ("[1,", true),
+            ("{}", false),
+            ("\u{feff} [] ", false),
+            ("", false),
+            ("reset=1", false),
+            ("\0\u{ff}", false),
+        ] {
+            assert_eq!(is_damaged_json(body.as_bytes()), is_damaged, "{body:?}");
         }
     }
 

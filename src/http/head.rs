@@ -3,15 +3,13 @@
 use std::fmt;
 
 use super::Method;
+use super::body::Framing;
 
 /// Room for any honest client's head; curl sends 100 bytes, a browser 1 KiB. The limit of most proxies.
 pub const MAX_HEAD: usize = 8 * 1024;
 
 /// Twice what a browser behind two proxies sends.
 const MAX_HEADERS: usize = 64;
-
-/// A webhook's body: Alertmanager sends about 1 KiB an alert.
-pub const MAX_BODY: u64 = 64 * 1024;
 
 /// What a client hears that asks before it sends its body (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -23,8 +21,8 @@ pub struct Head {
     pub path: String,
     /// Names as sent, values without surrounding white space.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Bytes of body that the client announced.
-    pub body_length: u64,
+    /// Where the body ends.
+    pub framing: Framing,
     /// The client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
     /// The client's address, for the log.
@@ -126,14 +124,14 @@ impl Head {
             method: method.parse().map_err(|()| Malformed("expected an ASCII method"))?,
             path: path_of(target)?.to_owned(),
             headers,
-            body_length: 0,
+            framing: Framing::Length(0),
             expects_continue: false,
             peer,
         };
         head.check_host(version)?;
-        head.body_length = head.announced_body()?;
+        head.framing = head.announced_body(version)?;
         head.expects_continue = version == 1
-            && head.body_length > 0
+            && head.framing != Framing::Length(0)
             && head.values("Expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
         Ok(head)
     }
@@ -157,16 +155,19 @@ impl Head {
         }
     }
 
-    /// RFC 9112, 6.3, without what makes smuggling possible: no transfer coding at all, and one length.
-    fn announced_body(&self) -> Result<u64, HeadError> {
-        if self.values("Transfer-Encoding").next().is_some() {
-            return Err(Malformed("Transfer-Encoding is not accepted: send the body with Content-Length"));
-        }
+    /// RFC 9112, 6.3, without what makes smuggling possible: one `Content-Length`, or one `Transfer-Encoding` that is
+    /// `chunked` alone, and never both.
+    fn announced_body(&self, version: u8) -> Result<Framing, HeadError> {
+        let codings: Vec<_> = self.values("Transfer-Encoding").collect();
         let lengths: Vec<_> = self.values("Content-Length").collect();
-        match lengths[..] {
-            [] => Ok(0),
-            [length] => parse_length(length),
-            _ => Err(Malformed("expected at most one Content-Length field")),
+        match (&codings[..], &lengths[..]) {
+            ([], []) => Ok(Framing::Length(0)),
+            ([], [length]) => Ok(Framing::Length(parse_length(length)?)),
+            ([], _) => Err(Malformed("expected at most one Content-Length field")),
+            ([_, ..], [_, ..]) => Err(Malformed("expected Content-Length or Transfer-Encoding, not both")),
+            // HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+            ([coding], []) if version == 1 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+            _ => Err(Malformed("expected no Transfer-Encoding but chunked, once, in HTTP/1.1")),
         }
     }
 }
@@ -227,12 +228,17 @@ fn is_host(value: &[u8]) -> bool {
         _ => (value, &b""[..]),
     };
     let literal = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    let is_unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     let host_is_valid = match literal {
-        Some(address) => {
+        Some(literal) => {
+            // RFC 6874: the zone of a link-local address. Browsers and curl also send it without the 25.
+            let mut parts = literal.splitn(2, |&byte| byte == b'%');
+            let (address, zone) = (parts.next().unwrap_or_default(), parts.next());
             !address.is_empty()
-                && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte))
+                && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))
+                && zone.is_none_or(|zone| !zone.is_empty() && zone.iter().all(is_unreserved))
         }
-        None => host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte)),
+        None => host.iter().all(|byte| is_unreserved(byte) || b"%!$&'()*+,;=".contains(byte)),
     };
     host_is_valid && port.iter().all(u8::is_ascii_digit)
 }
@@ -259,7 +265,10 @@ mod tests {
     #[test]
     fn a_plain_request_is_read() {
         let head = parse("POST /power/on?x=1 HTTP/1.1\r\nHost: a:8080\r\nX-API-Key: \t k \r\n\r\n").unwrap();
-        assert_eq!((head.method.as_str(), &head.path[..], head.body_length), ("POST", "/power/on", 0));
+        assert_eq!(
+            (head.method.as_str(), &head.path[..], head.framing),
+            ("POST", "/power/on", Framing::Length(0))
+        );
         assert_eq!(head.values("x-api-key").collect::<Vec<_>>(), [b"k"]);
     }
 
@@ -290,10 +299,35 @@ mod tests {
 
     #[test]
     fn hosts_are_checked_by_their_characters() {
-        for valid in ["a", "a:80", "a:", "[::1]", "[::1]:80", "192.0.2.1:8080", "", "a_b.c"] {
+        for valid in [
+            "a",
+            "a:80",
+            "a:",
+            "[fe80::77%v0]:8080",
+            "[fe80::1%25en-0.1]",
+            "[::1]",
+            "[::1]:80",
+            "192.0.2.1:8080",
+            "",
+            "a_b.c",
+        ] {
             assert!(is_host(valid.as_bytes()), "{valid}");
         }
-        for invalid in ["a b", "a/b", "a:b", "[::1", "::1", "a@b", "a:80:80", "[]", "a,\"b"] {
+        for invalid in [
+            "a b",
+            "a/b",
+            "a:b",
+            "[::1",
+            "::1",
+            "a@b",
+            "a:80:80",
+            "[]",
+            "[fe80::1%]",
+            "[%v0]",
+            "[fe80::1%v 0]",
+            "[fe80::1%v/0]",
+            "a,\"b",
+        ] {
             assert!(!is_host(invalid.as_bytes()), "{invalid}");
         }
     }
@@ -313,7 +347,12 @@ mod tests {
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             format!("GET / HTTP/1.1\r\n{ok}Name : x\r\n\r\n"),
             format!("GET / HTTP/1.1\r\n{ok}a: b\r\n folded\r\n\r\n"),
-            format!("POST / HTTP/1.1\r\n{ok}Transfer-Encoding: chunked\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\n{ok}Transfer-Encoding: gzip, chunked\r\n\r\n"),
+            format!(
+                "POST / HTTP/1.1\r\n{ok}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+            ),
+            format!("POST / HTTP/1.1\r\n{ok}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"),
+            format!("POST / HTTP/1.0\r\n{ok}Transfer-Encoding: chunked\r\n\r\n"),
             format!("POST / HTTP/1.1\r\n{ok}Content-Length: 4\r\nContent-Length: 4\r\n\r\n"),
             format!("POST / HTTP/1.1\r\n{ok}Content-Length: +4\r\n\r\n"),
             format!("POST / HTTP/1.1\r\n{ok}Content-Length: 4, 4\r\n\r\n"),
@@ -321,6 +360,19 @@ mod tests {
             "\u{16}\u{3}\u{1}".to_owned(),
         ] {
             assert!(matches!(parse(&text), Err(Malformed(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_comes_with_its_length_or_in_chunks() {
+        for (fields, framing) in [
+            ("", Framing::Length(0)),
+            ("Content-Length: 4\r\n", Framing::Length(4)),
+            ("Transfer-Encoding: chunked\r\n", Framing::Chunked),
+            ("transfer-encoding: CHUNKED\r\n", Framing::Chunked),
+        ] {
+            let head = parse(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).unwrap();
+            assert_eq!(head.framing, framing, "{fields}");
         }
     }
 
@@ -339,7 +391,7 @@ mod tests {
     #[test]
     fn a_length_beyond_any_number_is_still_a_length() {
         let head = parse("POST / HTTP/1.0\r\nContent-Length: 99999999999999999999999\r\n\r\n").unwrap();
-        assert_eq!(head.body_length, u64::MAX);
+        assert_eq!(head.framing, Framing::Length(u64::MAX));
     }
 
     #[test]
@@ -438,7 +490,7 @@ mod tests {
                 prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name:?}");
                 prop_assert!(value.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t'), "{value:?}");
             }
-            for (name, most) in [("Host", 1), ("Content-Length", 1), ("Transfer-Encoding", 0)] {
+            for (name, most) in [("Host", 1), ("Content-Length", 1), ("Transfer-Encoding", 1)] {
                 prop_assert!(head.values(name).count() <= most, "{name}");
             }
         }

@@ -1,5 +1,6 @@
-//! The words of HTTP: a request's head, and a response. Pure: no sockets here.
+//! The words of HTTP: a request's head and body, and a response. Pure: no sockets here.
 
+pub mod body;
 pub mod head;
 mod response;
 

@@ -1,5 +1,6 @@
 //! Every rule of the queue. The clock is a parameter: no test sleeps.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -35,19 +36,25 @@ impl Scene {
 
     /// A request that is complete now, of a client whose head came so long ago.
     fn request(&self, name: &str, id: &str, head_came: Duration) -> Arc<Admitted> {
+        Arc::new(self.admitted(name, id, head_came))
+    }
+
+    /// The same, of a client that leaves when this becomes true.
+    fn request_until(&self, name: &str, id: &str, has_left: &Arc<AtomicBool>) -> Arc<Admitted> {
+        let (mut admitted, has_left) = (self.admitted(name, id, Duration::ZERO), has_left.clone());
+        admitted.watch(move || has_left.load(Ordering::Relaxed));
+        Arc::new(admitted)
+    }
+
+    fn admitted(&self, name: &str, id: &str, head_came: Duration) -> Admitted {
         let command = Command::all().find(|command| command.name() == name).unwrap();
         let credential = Credential::fixed("KEY", "k", |_| Ok(())).unwrap();
         let keys = Keys(vec![Key { name: "KEY".into(), credential, allows: Command::words() }]);
         let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
         let delivery = Some(Delivery::Named(id.to_owned())).filter(|_| !id.is_empty());
         let authorised = keys.authorise(&head, command).unwrap();
-        Arc::new(Admitted::new(
-            authorised,
-            delivery,
-            "peer".to_owned(),
-            self.now.checked_sub(head_came).unwrap(),
-            TIMEOUT,
-        ))
+        let received = self.now.checked_sub(head_came).unwrap();
+        Admitted::new(authorised, delivery, "peer".to_owned(), received, TIMEOUT)
     }
 
     fn enqueue(&mut self, request: Arc<Admitted>) -> Result<Enqueued, Failure> {
@@ -68,7 +75,10 @@ impl Scene {
 
     /// The name of the command that starts.
     fn start(&mut self, kind: Kind) -> Option<&'static str> {
-        self.queue.start(kind, self.now).map(|admitted| admitted.command().name())
+        match self.queue.start(kind, self.now)? {
+            Start::Run(admitted) => Some(admitted.command().name()),
+            Start::Abandoned(_) => Some("abandoned"),
+        }
     }
 
     fn finish(&mut self, kind: Kind) -> Vec<ClientId> {
@@ -245,8 +255,8 @@ fn the_caller_with_the_earliest_deadline_speaks_for_all() {
     scene.ask("power status");
     let slow_body = scene.request("power status", "", SECOND);
     scene.enqueue(slow_body.clone()).unwrap();
-    let spokesman = scene.queue.start(Kind::Read, scene.now).unwrap();
-    assert_eq!(spokesman.deadline(), slow_body.deadline());
+    let Some(Start::Run(first)) = scene.queue.start(Kind::Read, scene.now) else { panic!("nothing to run") };
+    assert_eq!(first.deadline(), slow_body.deadline());
 }
 
 #[test]
@@ -287,4 +297,43 @@ fn at_the_end_what_waits_is_cancelled_and_what_runs_goes_on() {
     assert!(!scene.queue.is_idle());
     assert_eq!(scene.finish(Kind::Change), [running]);
     assert!(scene.queue.is_idle());
+}
+
+#[test]
+fn a_change_whose_client_has_left_is_not_started() {
+    let mut scene = Scene::new();
+    let has_left = Arc::new(AtomicBool::new(false));
+    scene.enqueue(scene.request_until("power on", "", &has_left)).unwrap();
+    assert!(scene.queue.cancel_abandoned(1).is_empty());
+    has_left.store(true, Ordering::Relaxed);
+    assert_eq!(scene.start(Kind::Change), Some("abandoned"));
+    assert!(scene.queue.is_idle());
+
+    scene.enqueue(scene.request_until("power on", "", &has_left)).unwrap();
+    let cancelled = scene.queue.cancel_abandoned(2);
+    assert_eq!(cancelled.iter().map(|(client, _)| *client).collect::<Vec<_>>(), [2]);
+    assert!(scene.queue.is_idle());
+}
+
+#[test]
+fn a_change_runs_while_one_of_its_clients_is_there() {
+    let mut scene = Scene::new();
+    let leave = [false, false].map(|has_left| Arc::new(AtomicBool::new(has_left)));
+    for has_left in &leave {
+        scene.enqueue(scene.request_until("power cycle", "a", has_left)).unwrap();
+    }
+    leave[0].store(true, Ordering::Relaxed);
+    assert!(scene.queue.cancel_abandoned(1).is_empty());
+    leave[1].store(true, Ordering::Relaxed);
+    let cancelled = scene.queue.cancel_abandoned(1);
+    assert_eq!(cancelled.iter().map(|(client, _)| *client).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_read_is_run_though_its_client_has_left() {
+    let mut scene = Scene::new();
+    let has_left = Arc::new(AtomicBool::new(true));
+    scene.enqueue(scene.request_until("power status", "", &has_left)).unwrap();
+    assert!(scene.queue.cancel_abandoned(1).is_empty());
+    assert_eq!(scene.start(Kind::Read), Some("power status"));
 }

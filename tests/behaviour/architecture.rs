@@ -10,7 +10,7 @@ const IO: [(&str, &[&str]); 4] = [
     ("std::net::Tcp", &["front_end"]),
     ("std::process::Command", &["process.rs"]),
     ("std::thread", &["process.rs", "bmc/worker.rs", "front_end", "startup.rs"]),
-    ("std::fs", &["secret.rs", "history/file.rs", "front_end/cgi.rs"]),
+    ("std::fs", &["process.rs", "secret.rs", "history/file.rs", "front_end/cgi.rs"]),
 ];
 
 #[test]

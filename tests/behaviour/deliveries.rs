@@ -123,13 +123,45 @@ fn the_same_id_with_another_key_is_another_delivery() {
 #[test]
 fn an_invalid_id_is_refused() {
     let sidecar = Sidecar::with_fake_ipmitool(DONE).start();
-    for id in ["", "a b", &"x".repeat(256)] {
+    for id in ["", "a\tb", &"x".repeat(256)] {
         let reply = sidecar.post("/power/on").key(KEY).header(ID, id).send();
         assert_eq!((reply.status, reply.code()), (400, "bad_request"), "{id:?}");
     }
-    let both = sidecar.post("/power/on").key(KEY).header(ID, "a").header("webhook-id", "a").send();
-    assert_eq!((both.status, both.code()), (400, "bad_request"));
+    let twice = sidecar.post("/power/on").key(KEY).header(ID, "a").header(ID, "b").send();
+    assert_eq!((twice.status, twice.code()), (400, "bad_request"));
     assert!(sidecar.ipmitool_runs().is_empty());
+}
+
+/// GitLab sends two fields with one value. Relays repeat a field, or add one of their own.
+#[test]
+fn a_second_field_with_an_id_changes_nothing() {
+    let sidecar = without_cooldown(DONE).start();
+    let post = || sidecar.post("/power/cycle").key(KEY).header(ID, "job 7, step 2");
+    post().header("webhook-id", "job 7, step 2").expect(200, cycled());
+    for again in [post(), post().header(ID, "job 7, step 2"), post().header("X-GitHub-Delivery", "other")] {
+        assert_eq!(again.expect(200, cycled()).header("idempotent-replayed"), "true");
+    }
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}
+
+/// What this program cannot read it does not obey: it may be an alert that has ended.
+#[test]
+fn an_alert_that_cannot_be_read_is_not_obeyed() {
+    let sidecar = without_cooldown(DONE).start();
+    let post = |body: &str| sidecar.post("/power/cycle").key(KEY).body(body);
+    let resolved = notification(&[alert("resolved", "one")]);
+    post(&format!("\u{feff}{resolved}")).expect(200, skipped("resolved"));
+    for alerts in ["null", "{}", "[]", "7"] {
+        post(&format!("{{\"status\":\"resolved\",\"alerts\":{alerts}}}")).expect(200, skipped("resolved"));
+    }
+    for encoding in ["gzip", "GZIP", "identity, gzip", "br", "x"] {
+        let reply = post(&resolved).header("Content-Encoding", encoding).send();
+        assert_eq!((reply.status, reply.code()), (415, "unsupported_encoding"), "{encoding}");
+    }
+    assert!(sidecar.ipmitool_runs().is_empty());
+    post(&resolved).header("Content-Encoding", "identity").expect(200, skipped("resolved"));
+    post("{\"status\": \"resolved\", \"alerts\": [").expect(200, cycled());
+    sidecar.logs("WARN power cycle (API_KEY from").logs("begins as JSON and is none");
 }
 
 /// A sender repeats a failed delivery so that it succeeds.

@@ -156,7 +156,14 @@ fn invalid_http_is_a_bad_request() {
         "GET /health\r\n\r\n".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
         "\u{16}\u{3}\u{1}\u{0}".to_owned(),
-        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\r\nx\r\n\r\n"),
+        format!(
+            "POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n"
+        ),
+        format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n"),
+        format!(
+            "POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         format!("POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: identity\r\n\r\n"),
         format!(
             "POST /power/on HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 4\r\nContent-Length: 4\r\n\r\n1234"
@@ -168,6 +175,53 @@ fn invalid_http_is_a_bad_request() {
         assert_eq!((reply.status, reply.json["code"].as_str()), (400, Some("bad_request")), "{bytes:?}");
     }
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
+}
+
+/// Java's stream publishers, .NET, Bun, Node's streams, service meshes and Android send bodies so without being asked.
+#[test]
+fn a_body_may_come_in_chunks() {
+    const UP: &str = "echo 'Chassis Power Control: Up/On'";
+    let sidecar = Sidecar::with_fake_ipmitool(&format!("{UP}; {ANSWERING}")).start();
+    let large = format!("ffff\r\n{}\r\n", "x".repeat(0xffff));
+    let request = |line: &str, body: &str| {
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        sidecar.raw((head + body).as_bytes()).status
+    };
+    for (line, body, status) in [
+        ("POST /power/on", "0\r\n\r\n", 200),
+        ("POST /power/on", "2\r\n{}\r\n0\r\n\r\n", 200),
+        ("POST /power/on", "1;a=\"b\"\r\n{\r\n1\r\n}\r\n0\r\nTrailer: x\r\n\r\n", 200),
+        ("POST /power/on", &format!("{large}1\r\nx\r\n0\r\n\r\n"), 200),
+        ("POST /power/on", &format!("{large}2\r\nxx\r\n0\r\n\r\n"), 413),
+        ("POST /power/on", "10001\r\n", 413),
+        ("GET /power/status", "2\r\n{}\r\n0\r\n\r\n", 200),
+        ("GET /health", "0\r\n\r\n", 200),
+        ("GET /health", "", 200),
+    ] {
+        assert_eq!(request(line, body), status, "{line} {:?}", &body[..body.len().min(60)]);
+    }
+    let resolved = "{\"status\":\"resolved\",\"alerts\":[]}";
+    let body = format!("{:x}\r\n{resolved}\r\n0\r\n\r\n", resolved.len());
+    let runs = sidecar.ipmitool_runs().len();
+    assert_eq!(request("POST /power/on", &body), 200);
+    assert_eq!(sidecar.ipmitool_runs().len(), runs, "a resolved alert in chunks asks for nothing");
+}
+
+#[test]
+fn a_refusal_of_a_valid_key_is_logged_with_its_reason() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    let reply = sidecar.get("//power/status").key(KEY).expect_failure(404, "not_found");
+    reply.error_contains("there is no //power/status");
+    sidecar.logs("WARN //power/status (API_KEY from 127.0.0.1:").logs("not_found: ");
+    sidecar.post("/power/on").key(KEY).body(vec![b'x'; 70_000]).expect_failure(413, "body_too_large");
+    sidecar.logs("WARN power on (API_KEY from 127.0.0.1:").logs("body_too_large: ");
+    assert_eq!(sidecar.post("/power/on").key(KEY).header("Idempotency-Key", "").send().status, 400);
+    sidecar.logs("bad_request: ");
+    // Without a key anyone may ask for anything, and fills no disk.
+    sidecar.get("/nothing").expect_failure(404, "not_found");
+    sidecar.get("/power/status").key(KEY).expect(200, is_on());
+    assert!(!sidecar.log().contains("/nothing"), "{}", sidecar.log());
 }
 
 #[test]

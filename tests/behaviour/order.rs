@@ -5,9 +5,10 @@ use std::fs;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Sidecar, SimulatedBmc, eventually};
+use crate::support::{Connection, KEY, Sidecar, SimulatedBmc, eventually};
 
 fn is_on() -> Value {
     json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"})
@@ -172,7 +173,7 @@ fn a_queued_change_is_cancelled_when_its_client_crashes() {
     let first = sidecar.post("/power/on").key(KEY).begin();
     sidecar.wait_for_bmc_call("set power 1");
     sidecar.post("/power/force-off").key(KEY).begin().reset();
-    sidecar.logs("power off (API_KEY from").logs("not run: the client hung up before it started");
+    sidecar.logs("power off (API_KEY from").logs("not run: the client");
     first.reply().expect(200, is_up());
     sidecar.bmc_was_asked(["set power 1"]);
 }
@@ -187,8 +188,8 @@ fn a_shared_read_runs_for_one_remaining_client_and_not_for_none() {
     let first = ask();
     sidecar.wait_for_ipmitool_runs(1);
     sleep(LATER);
-    let [left, crashed, last] = array::from_fn(|_| ask());
-    drop(left);
+    let [crashed, last] = array::from_fn(|_| ask());
+    sidecar.get("/health").send(); // one thread reads: the requests have been read
     crashed.reset();
     first.reply().expect(200, is_on());
     last.reply().expect(200, is_on());
@@ -197,9 +198,9 @@ fn a_shared_read_runs_for_one_remaining_client_and_not_for_none() {
     let first = ask();
     sidecar.wait_for_ipmitool_runs(3);
     sleep(LATER);
-    let [left, crashed] = array::from_fn(|_| ask());
-    drop(left);
-    crashed.reset();
+    let crashed = [(); 2].map(|()| ask());
+    sidecar.get("/health").send();
+    crashed.into_iter().for_each(Connection::reset);
     eventually("the read is cancelled", || {
         sidecar.log().lines().any(|line| line.contains(not_run) && line.contains("not run"))
     });
@@ -223,6 +224,44 @@ fn a_status_behind_an_answered_change_is_newer_than_the_change() {
     sidecar.post("/power/on").key(KEY).expect(200, is_up());
     sidecar.get("/power/status").key(KEY).expect(200, is_on());
     assert_eq!(before.reply().status, 200);
+}
+
+/// Some clients close their sending side at once, as `nc -N` does, and wait for the reply.
+#[test]
+fn a_read_is_run_and_a_change_is_not_when_the_client_ends_its_side_at_once() {
+    let sidecar = with_slow_reads(0.0).start();
+    for _ in 0..50 {
+        sidecar.get("/power/status").key(KEY).begin().half_close().reply().expect(200, is_on());
+    }
+    // A change may have started by then. If not, the client is told so.
+    let mut not_run = 0;
+    for _ in 0..50 {
+        let reply = sidecar.post("/power/on").key(KEY).begin().half_close().reply();
+        if reply.status == 503 {
+            assert_eq!(reply.code(), "busy");
+            reply.error_contains("not run: the client ended its side of the connection");
+            not_run += 1;
+        }
+    }
+    let changes = sidecar.ipmitool_runs().iter().filter(|run| run.arguments.ends_with("power on")).count();
+    assert_eq!(changes + not_run, 50, "each change runs or is refused");
+}
+
+/// It was stopped for a moment, or the change waited.
+#[test]
+fn a_change_whose_client_has_left_before_it_starts_is_not_run() {
+    let sidecar = with_slow_reads(0.0).start();
+    for _ in 0..20 {
+        sidecar.signal(Signal::STOP);
+        drop(sidecar.post("/power/on").key(KEY).begin());
+        let half = sidecar.post("/power/on").key(KEY).begin().half_close();
+        sidecar.signal(Signal::CONT);
+        let told = half.reply().expect_failure(503, "busy");
+        told.error_contains("not run: the client ended its side of the connection");
+    }
+    sidecar.get("/power/status").key(KEY).expect(200, is_on());
+    let runs = sidecar.ipmitool_runs();
+    assert!(runs.iter().all(|run| run.arguments.ends_with("status")), "{runs:?}");
 }
 
 /// Some clients close their sending side after the request and wait for the reply.

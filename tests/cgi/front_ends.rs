@@ -62,7 +62,7 @@ fn table() -> Vec<Case> {
         change_with(401, &[("X-API-Key", "")]),
         change_with(401, &[("Authorization", "Bearer wr0ng-key-5f2c81d07ae4")]),
         change_with(401, &[("Authorization", "Basic !!!")]),
-        change_with(401, &[("X-API-Key", KEY), ("Authorization", &bearer)]),
+        change_with(200, &[("X-API-Key", KEY), ("Authorization", "Basic cHJveHk6aXRz")]),
         change_with(403, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "cross-site")]),
         change_with(200, &[("X-API-Key", KEY), ("Sec-Fetch-Site", "none")]),
         case(405, "GET", "/power/on"),
@@ -79,12 +79,13 @@ fn table() -> Vec<Case> {
         case(401, "HEAD", "/power/status").with(&[]),
         case(200, "POST", "/power/on").body("{\"alerts\": []}"),
         case(200, "POST", "/power/on").body(RESOLVED),
-        change_with(400, &[("X-API-Key", KEY), ("Idempotency-Key", "a b")]),
+        change_with(400, &[("X-API-Key", KEY), ("Idempotency-Key", &"x".repeat(256))]),
         change_with(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
         change_with(200, &[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
         case(422, "POST", "/power/off").with(&[("X-API-Key", KEY), ("Idempotency-Key", "a-b")]),
         case(200, "POST", "/power/reset").body(FIRING),
         case(200, "POST", "/power/reset").body(FIRING),
+        change_with(415, &[("X-API-Key", KEY), ("Content-Encoding", "gzip")]),
         // The last row, since it takes about 3 s in the simulator.
         case(200, "POST", "/power/cycle"),
     ]

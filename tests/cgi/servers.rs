@@ -58,7 +58,7 @@ fn keys(web_server: WebServer) {
         request().key(wrong),
         request().bearer(wrong),
         request().basic("x", wrong),
-        request().key(KEY).bearer(KEY),
+        request().key(wrong).bearer(KEY),
         request().key(KEY).key(KEY),
         served.post("/power/on"),
         served.post("/power/on").key(wrong),

@@ -19,12 +19,17 @@ pub struct Run {
 }
 
 impl FakeIpmitool {
+    /// The version that the fake tells.
+    const VERSION: &str = "1.8.19";
+
     /// `body` is shell code. `$*` has the arguments of `ipmitool`. A long command should be started with
     /// `exec`: a child process would keep the pipes open after the script is killed.
     pub fn new(body: &str) -> Self {
         let dir = TempDir::new();
         let runs = dir.path().join("runs");
-        let text = format!("#!/bin/sh\necho \"$$ $*\" >>'{}'\n{body}\n", runs.display());
+        // The question for its version at the start is no run.
+        let version = format!("[ \"$*\" = -V ] && echo 'ipmitool version {}' && exit", Self::VERSION);
+        let text = format!("#!/bin/sh\n{version}\necho \"$$ $*\" >>'{}'\n{body}\n", runs.display());
         let path = dir.script("ipmitool", &text);
         FakeIpmitool { dir, path }
     }

@@ -4,8 +4,10 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use ipmi_sidecar::bmc::outcome::read_outcome;
+use ipmi_sidecar::bmc::version::Version;
 use ipmi_sidecar::command::Command;
 use ipmi_sidecar::failure::Code;
 use ipmi_sidecar::process::{End, Outcome, Output};
@@ -20,8 +22,10 @@ fuzz_target!(|input: (u8, bool, i32, &[u8], &[u8])| {
         stdout: Output { bytes: stdout.to_vec(), truncated },
         stderr: Output { bytes: stderr.to_vec(), truncated },
         end,
+        took: Duration::from_secs(5),
     };
-    match read_outcome(command, &outcome) {
+    let version = if truncated { Version::Quiet } else { Version::Telling };
+    match read_outcome(command, &outcome, version) {
         Ok(answer) => {
             let text = String::from_utf8_lossy(stdout);
             assert!(text.lines().any(|line| line == answer.line), "{command:?}: {answer:?}");
