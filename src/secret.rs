@@ -119,6 +119,9 @@ fn read(path: &Path, check: Check) -> Result<Secret, String> {
 /// The text without its last newline. Nothing is no secret: any request could bring an empty key.
 fn checked(text: &str, check: Check) -> Result<Secret, String> {
     let value = without_newline(text);
+    if let Some(character) = value.chars().find(|character| is_invisible(*character)) {
+        return Err(format!("it has the invisible character {}: type it anew", character.escape_unicode()));
+    }
     if value.is_empty() {
         return Err("it is empty".to_owned());
     }
@@ -153,11 +156,26 @@ fn read_text(path: &Path) -> Result<String, String> {
     if bytes.len() > MAX_FILE {
         return Err(format!("expected a file of at most {MAX_FILE} bytes"));
     }
-    String::from_utf8(bytes).map_err(|_| "expected a text file in UTF-8".to_owned())
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("it is in UTF-16, as PowerShell writes by default: save it as UTF-8".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "expected a text file in UTF-8".to_owned())?;
+    // PowerShell and Notepad also begin a text in UTF-8 with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// White space and format characters beyond ASCII that look like nothing or like a space: they come by copy and paste.
+fn is_invisible(character: char) -> bool {
+    let formats = ['\u{ad}', '\u{180e}', '\u{feff}'];
+    (!character.is_ascii() && character.is_whitespace())
+        || formats.contains(&character)
+        || ('\u{200b}'..='\u{200f}').contains(&character)
+        || ('\u{202a}'..='\u{202e}').contains(&character)
+        || ('\u{2060}'..='\u{206f}').contains(&character)
 }
 
 /// `echo` and most editors end a file with a newline, and `echo key | base64` puts one into a Kubernetes Secret.
-fn without_newline(text: &str) -> &str {
+pub fn without_newline(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)
 }
@@ -180,6 +198,20 @@ mod tests {
         assert!(secret.matches(b"hunter2"));
         for other in ["", "hunter", "hunter22", "Hunter2", "hunter2\0"] {
             assert!(!secret.matches(other.as_bytes()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_invisible_character_is_named_and_the_value_is_not() {
+        for character in
+            ['\u{a0}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{202e}', '\u{2060}', '\u{ad}', '\u{3000}']
+        {
+            let error = Credential::fixed("X", &format!("hunter{character}2"), |_| Ok(())).unwrap_err();
+            let name = character.escape_unicode().to_string();
+            assert!(error.contains(&name) && !error.contains("hunter"), "{error}");
+        }
+        for visible in ["pässwörd", "a b", "пароль", "密碼"] {
+            assert!(Credential::fixed("X", visible, |_| Ok(())).is_ok(), "{visible}");
         }
     }
 

@@ -19,5 +19,6 @@ mod behaviour {
     mod secrets;
     mod startup;
     mod stopping;
+    mod versions;
 }
 mod support;

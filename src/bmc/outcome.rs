@@ -68,9 +68,15 @@ const SILENT_LOGIN: &str =
 /// The line of an `ipmitool` that cannot work.
 const BROKEN_INSTALLATION: &str = "Failed to initialize the OEM info dictionary";
 
+/// The last line of every run that no session came up for.
+const NO_SESSION_AT_ALL: &str = "Unable to establish IPMI v2 / RMCP+ session";
+
+/// How libc reports that `ipmitool` found a defect of its own.
+const ASSERTION: &str = "Assertion `";
+
 /// Lines that tell nothing of the cause: the end of every failed login, and those that also stand beside a success.
 const GENERAL: &[&str] = &[
-    "Unable to establish IPMI v2 / RMCP+ session",
+    NO_SESSION_AT_ALL,
     "Close Session command failed",
     "Get HPM.x Capabilities request failed",
     "Unable to get Chassis Power Status",
@@ -147,8 +153,14 @@ fn failure(command: Command, outcome: &Outcome, stderr: &str, version: Version) 
     if !may_be_sent && let Some(failure) = no_session(stderr, outcome.took) {
         return failure;
     }
-    // Some versions always print a first line. Where it is missing, a script around them keeps their words to itself.
-    let is_hidden = version == Version::Telling && !stderr.contains(REGISTRY);
+    // A line that always comes is missing: a script around ipmitool keeps its words to itself.
+    let is_hidden = match (version, &outcome.end) {
+        (Version::Telling, _) => !stderr.contains(REGISTRY),
+        (Version::Quiet, End::Exited(_)) => {
+            ![NO_SESSION_AT_ALL, ASSERTION].iter().any(|line| stderr.contains(line))
+        }
+        (Version::Quiet, _) => false,
+    };
     match &outcome.end {
         _ if command.is_change() && (may_be_sent || is_hidden || stderr.contains(NOT_ACKNOWLEDGED)) => {
             Code::OutcomeUnknown.into()
@@ -559,6 +571,8 @@ mod tests {
             took: SLOW,
         };
         assert_eq!(read_outcome(on(), &exited, Version::Quiet).unwrap_err().code(), Code::BmcError);
+        let hidden = Outcome { stderr: Output::default(), ..exited };
+        assert_eq!(read_outcome(on(), &hidden, Version::Quiet).unwrap_err().code(), Code::OutcomeUnknown);
     }
 
     #[test]

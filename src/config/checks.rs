@@ -1,11 +1,12 @@
 //! The parsers of variables. Each error says what is expected, and does not repeat the value.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
+use rustix::net::{self, AddressFamily, SocketType};
 
 use crate::command::Command;
 use crate::history::file::check_folder;
@@ -86,6 +87,16 @@ pub fn host(text: &str) -> Result<String, String> {
             address.parse::<Ipv6Addr>().is_ok() && !interface.is_empty() && is_name(interface)
         }
     };
+    // A resolver reads 0177.1 or 0x7f.1 as an address too, and asks another machine than the user means.
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hexadecimal = last
+        .strip_prefix("0x")
+        .or_else(|| last.strip_prefix("0X"))
+        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if (is_number || is_hexadecimal) && text.parse::<IpAddr>().is_err() {
+        return Err("expected four plain numbers from 0 to 255 in an IPv4 address".to_owned());
+    }
     if is_name(text) || is_address {
         return Ok(text.to_owned());
     }
@@ -98,8 +109,25 @@ pub fn port(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| "expected a UDP port from 1 to 65535".to_owned())
 }
 
+/// An address and a port. The zone of a link-local address may be the name of an interface.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:8080 or [::]:8080".to_owned())
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let expected = "expected an address and a port such as 127.0.0.1:8080 or [::]:8080";
+    let zoned = text.strip_prefix('[').and_then(|rest| {
+        let (address, port) = rest.rsplit_once("]:")?;
+        let (address, zone) = address.split_once('%')?;
+        Some((address.parse::<Ipv6Addr>().ok()?, zone, port.parse::<u16>().ok()?))
+    });
+    let (address, zone, port) = zoned.ok_or(expected)?;
+    let index = interface_index(zone).ok_or_else(|| format!("there is no network interface {zone}"))?;
+    Ok(SocketAddrV6::new(address, port, 0, index).into())
+}
+
+fn interface_index(name: &str) -> Option<u32> {
+    let socket = net::socket(AddressFamily::INET6, SocketType::DGRAM, None).ok()?;
+    net::netdevice::name_to_index(&socket, name).ok()
 }
 
 pub fn request_timeout(text: &str) -> Result<Duration, String> {
@@ -139,8 +167,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_zone_is_a_number_or_an_interface() {
+        for (text, address) in [
+            ("127.0.0.1:8080", Some("127.0.0.1:8080")),
+            ("[::]:8080", Some("[::]:8080")),
+            ("[fe80::1%7]:80", Some("[fe80::1%7]:80")),
+            ("[fe80::1%lo]:80", Some("[fe80::1%1]:80")),
+            ("[fe80::1%no-such-0]:80", None),
+            ("[fe80::1%]:80", None),
+            ("fe80::1%lo:80", None),
+            ("[fe80::1%lo]", None),
+        ] {
+            let listened = listen(text).ok().map(|address| address.to_string());
+            assert_eq!(listened.as_deref(), address, "{text}");
+        }
+    }
+
+    #[test]
     fn hosts_are_names_and_addresses() {
-        for valid in ["bmc", "bmc.lan", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "my_bmc-1.example.org"] {
+        for valid in [
+            "bmc",
+            "bmc.lan",
+            "bmc1",
+            "1bmc",
+            "bmc.0xg",
+            "4.example",
+            "192.0.2.1",
+            "2001:db8::1",
+            "fe80::1%eth0",
+            "my_bmc-1.example.org",
+        ] {
             assert!(host(valid).is_ok(), "{valid}");
         }
         for invalid in [
@@ -156,6 +212,15 @@ mod tests {
             "-v%",
             "%",
             "::1%",
+            "127.0.0115.1",
+            "0x7f.1",
+            "0X7F000001",
+            "2130706433",
+            "192.0.2",
+            "192.0.2.1.",
+            "192.0.2.256",
+            "bmc.1",
+            "bmc.0x",
         ] {
             assert!(host(invalid).is_err(), "{invalid}");
         }

@@ -24,7 +24,7 @@ use crate::auth::{Key, Keys};
 use crate::bmc::arguments::{CipherSuite, Target};
 use crate::command::Command;
 use crate::process::find_program;
-use crate::secret::{Credential, read_private};
+use crate::secret::{Credential, read_private, without_newline};
 
 /// A shorter key can be guessed, given time.
 const SHORT_KEY: usize = 16;
@@ -76,7 +76,7 @@ impl Config {
         let listen = reader.value(&LISTEN_ADDR);
         let request_timeout = reader.value(&REQUEST_TIMEOUT);
         let cooldown = reader.value(&POWER_COOLDOWN);
-        let log_level = reader.value(&RUST_LOG);
+        let log_level = reader.log_level();
         let state_dir = reader.value(&STATE_DIR);
 
         if cipher_suite == Some(CipherSuite::NONE) {
@@ -149,11 +149,15 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// The variable's text, or the empty string where it is unset. The environment goes before the file.
+    /// The variable's text without one trailing newline, or the empty string where it is unset. The environment goes
+    /// before the file.
     fn text(&mut self, name: &str) -> Option<String> {
         let value = (self.lookup)(name).filter(|value| !value.is_empty());
         let value = value.unwrap_or_else(|| self.file.get(name).map(OsString::from).unwrap_or_default());
-        value.into_string().or_else(|_| self.wrong(format!("{name}: expected text in UTF-8")).ok_or(())).ok()
+        match value.into_string() {
+            Ok(text) => Some(without_newline(&text).to_owned()),
+            Err(_) => self.wrong(format!("{name}: expected text in UTF-8")),
+        }
     }
 
     fn value<T>(&mut self, variable: &Variable<T>) -> Option<T> {
@@ -175,7 +179,12 @@ impl<'a> Reader<'a> {
             Fallback::Value(default) if text.is_empty() => default,
             Fallback::Required | Fallback::Unset | Fallback::Value(_) => &text,
         };
-        parse(text).map_or_else(
+        let cause_or_value = if text.trim() == text {
+            parse(text)
+        } else {
+            Err("expected no white space around the value".to_owned())
+        };
+        cause_or_value.map_or_else(
             |cause| {
                 // Not quoted where it may hold a login: of a URL, or of a command line.
                 let may_tell = text.contains('@') || text.contains(char::is_whitespace);
@@ -238,7 +247,8 @@ impl<'a> Reader<'a> {
             match credential {
                 Some(Some(_)) if words.is_empty() => {
                     self.wrong::<()>(format!(
-                        "{list} is not set: it must say what {key} allows, such as status,on"
+                        "{list} is not set: it must say what {key} allows, such as status,on (if {key} belongs to \
+                         another program, keep it from this one)"
                     ));
                 }
                 Some(None) if !words.is_empty() => {
@@ -287,6 +297,20 @@ impl<'a> Reader<'a> {
         self.value(&BMC_PORT)
     }
 
+    /// Other programs take a filter there, such as `info,hyper=warn`. Its plain level counts.
+    fn log_level(&mut self) -> Option<LevelFilter> {
+        let text = self.text(RUST_LOG.name)?;
+        if !text.contains('=') {
+            return self.value(&RUST_LOG);
+        }
+        let Fallback::Value(default) = RUST_LOG.default else { return None };
+        let plain = text.split(',').map(str::trim).find(|part| !part.contains('=')).unwrap_or(default);
+        self.warn(format!(
+            "RUST_LOG is {text:?}, a filter for several programs: its plain level counts, {plain}"
+        ));
+        self.value_by(&RUST_LOG, RUST_LOG.name, |_| (RUST_LOG.parse)(plain))
+    }
+
     fn program(&mut self) -> Option<PathBuf> {
         let path = self.text("PATH")?;
         self.value_by(&IPMITOOL, IPMITOOL.name, |name| {
@@ -307,17 +331,20 @@ fn lines(text: &str) -> Result<BTreeMap<String, String>, String> {
         // No error repeats the line: it may hold a password.
         let words = shell_words::split(line)
             .map_err(|_| format!("line {number}: expected every quote to be closed"))?;
-        let [word] = &words[..] else {
-            if words.is_empty() {
-                continue;
+        let expected = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            [] => continue,
+            ["export", ..] => "expected NAME=value without export: this file is read, and no shell runs it",
+            [_, "=", ..] => "expected NAME=value without spaces around the =",
+            [_, second, ..] if second.starts_with('=') => "expected NAME=value without spaces around the =",
+            [name, ..] if name.ends_with('=') && words.len() > 1 => {
+                "expected NAME=value without spaces around the ="
             }
-            return Err(format!(
-                "line {number}: expected one NAME=value, with quotes around a value with spaces"
-            ));
+            [_] => "expected NAME=value, without spaces",
+            _ => "expected one NAME=value, with quotes around a value with spaces",
         };
-        let (name, value) = word
-            .split_once('=')
-            .ok_or_else(|| format!("line {number}: expected NAME=value, without spaces"))?;
+        let (1, Some((name, value))) = (words.len(), words[0].split_once('=')) else {
+            return Err(format!("line {number}: {expected}"));
+        };
         all.insert(name.to_owned(), value.to_owned());
     }
     Ok(all)
@@ -377,9 +404,52 @@ mod tests {
             ("POWER_COOLDOWN", "2m", "POWER_COOLDOWN is \"2m\": expected whole seconds from 0 to 3600"),
             ("REQUEST_TIMEOUT", "6", "REQUEST_TIMEOUT is \"6\": expected whole seconds from 7 to 120"),
             ("RUST_LOG", "loud", "RUST_LOG is \"loud\": expected off, error, warn, info, debug or trace"),
+            (
+                "BMC_HOST",
+                "127.0.0115.1",
+                "BMC_HOST is \"127.0.0115.1\": expected four plain numbers from 0 to 255 in an IPv4 address",
+            ),
+            ("BMC_PORT", " 623", "BMC_PORT: expected no white space around the value"),
+            ("BMC_HOST", "192.0.2.1\n\n", "BMC_HOST: expected no white space around the value"),
         ] {
             assert_eq!(read(&[(name, value)]).unwrap_err(), [expected]);
         }
+    }
+
+    /// As `echo value | base64` leaves it in a Secret.
+    #[test]
+    fn one_newline_at_the_end_of_any_variable_is_dropped() {
+        for newline in ["\n", "\r\n"] {
+            let value = |value: &str| format!("{value}{newline}");
+            let config = read(&[
+                ("BMC_HOST", &value("192.0.2.9")),
+                ("BMC_PORT", &value("624")),
+                ("BMC_USER", &value("admin")),
+                ("API_KEY", &value("0123456789abcdef")),
+                ("LISTEN_ADDR", &value("127.0.0.1:9")),
+                ("RUST_LOG", &value("debug")),
+                ("IPMITOOL", &value("/bin/sh")),
+                ("IPMITOOL_ARGS", &value("-o supermicro")),
+                ("STATE_DIR", &value("/tmp")),
+                ("REQUEST_TIMEOUT", newline),
+            ]);
+            let config = config.unwrap();
+            assert_eq!((&config.target.host[..], config.target.port), ("192.0.2.9", 624));
+            assert_eq!(config.state_dir.as_deref(), Some(Path::new("/tmp")));
+        }
+    }
+
+    #[test]
+    fn a_filter_of_the_log_counts_by_its_plain_level() {
+        for (filter, level) in [
+            ("niri=warn", LevelFilter::Info),
+            ("debug,hyper=off", LevelFilter::Debug),
+            ("a=trace, warn", LevelFilter::Warn),
+        ] {
+            let config = read(&[("RUST_LOG", filter)]).unwrap();
+            assert_eq!((config.log_level, config.warnings.len()), (level, 1), "{filter}");
+        }
+        assert!(read(&[("RUST_LOG", "a=b,c=d,loud")]).is_err());
     }
 
     #[test]
@@ -443,7 +513,8 @@ mod tests {
         for (variables, expected) in [
             (
                 &[(name, key)][..],
-                "ACCESS_X_ALLOW is not set: it must say what ACCESS_X_KEY allows, such as status,on"
+                "ACCESS_X_ALLOW is not set: it must say what ACCESS_X_KEY allows, such as status,on (if \
+                 ACCESS_X_KEY belongs to another program, keep it from this one)"
                     .to_owned(),
             ),
             (
@@ -488,7 +559,10 @@ mod tests {
         let expected = [("API_KEY", "q\"x"), ("BMC_HOST", "192.0.2.1"), ("BMC_PASSWORD", "a b#c")];
         assert!(all.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{all:?}");
         for (text, cause) in [
-            ("\nBMC_HOST = a", "line 2: expected one NAME=value"),
+            ("\nBMC_HOST = a", "line 2: expected NAME=value without spaces around the ="),
+            ("BMC_HOST =a", "line 1: expected NAME=value without spaces around the ="),
+            ("BMC_PASSWORD= hunter2", "line 1: expected NAME=value without spaces around the ="),
+            ("export BMC_PASSWORD=hunter2", "line 1: expected NAME=value without export"),
             ("BMC_PASSWORD=hunter 2", "line 1: expected one NAME=value"),
             ("hunter2", "line 1: expected NAME=value"),
             ("A='hunter2", "line 1: expected every quote"),

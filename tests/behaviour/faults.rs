@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 use Cause::{Arguments, Login, Missing, NoProcess, NotExecutable, OnLink, Script, Slow};
-use Link::{AnswersWith, Late, LosesReply, SilentFrom};
+use Link::{AnswersWith, Late, LateReply, LosesReply, OnlyIpmi15, SilentFrom};
 
 struct Row {
     fault: &'static str,
@@ -69,6 +69,10 @@ const UNREACHABLE: Expected =
     Expected(502, "bmc_unreachable", "Check BMC_HOST and BMC_PORT, that IPMI over LAN");
 const WENT_SILENT: Expected = Expected(502, "bmc_unreachable", "it fell silent during the login");
 const UNRESOLVED: Expected = Expected(502, "bmc_unreachable", "its name cannot be resolved");
+const SLOW_REPLIES: Expected = Expected(502, "bmc_unreachable", "needs a larger REQUEST_TIMEOUT");
+const PERHAPS_UNKNOWN: Expected =
+    Expected(502, "bmc_unreachable", "Some BMCs do so for an unknown user (BMC_USER)");
+const NO_IPMI_2: Expected = Expected(502, "bmc_unreachable", "it speaks no IPMI 2.0");
 const TIMED_OUT: Expected =
     Expected(504, "bmc_timeout", "The BMC did not finish in time; nothing was changed");
 const UNKNOWN: Expected = Expected(504, "outcome_unknown", "it may have happened. Read the power status");
@@ -105,6 +109,13 @@ const ROWS: &[Row] = &[
     row("needs 3 s for a command", Slow(Duration::from_secs(3)), SLOW, DONE, DONE),
     row("every reply 0.3 s late", OnLink(Late(Duration::from_millis(300))), SLOW, DONE, DONE),
     row("every reply 1.5 s late", OnLink(Late(Duration::from_millis(1_500))), BEFORE_HANGUP, UNREACHABLE, UNREACHABLE),
+    row("every reply 1.9 s late", OnLink(Late(Duration::from_millis(1_900))), BEFORE_HANGUP, SLOW_REPLIES, SLOW_REPLIES),
+    row("every RAKP 2 message 2.5 s late", OnLink(LateReply(Step::Rakp1, Duration::from_millis(2_500))), BEFORE_HANGUP, SLOW_REPLIES, DONE),
+    row("every RAKP 2 message 4.5 s late", OnLink(LateReply(Step::Rakp1, Duration::from_millis(4_500))), SLOW, PERHAPS_UNKNOWN, PERHAPS_UNKNOWN),
+    row("every RAKP 4 message 4.5 s late", OnLink(LateReply(Step::Rakp3, Duration::from_millis(4_500))), SLOW, SLOW_REPLIES, SLOW_REPLIES),
+    row("speaks IPMI 1.5 only", OnLink(OnlyIpmi15), QUICK, NO_IPMI_2, NO_IPMI_2),
+    row("ignores an unknown user", OnLink(SilentFrom(Step::Rakp1)), SLOW, PERHAPS_UNKNOWN, PERHAPS_UNKNOWN),
+    row("busy at the privilege level", OnLink(AnswersWith(Step::Privilege, 0xc0)), QUICK, NODE_BUSY, NODE_BUSY),
     row("silent from Open Session on", OnLink(SilentFrom(Step::OpenSession)), BEFORE_HANGUP, UNREACHABLE, UNREACHABLE),
     row("silent from RAKP 2 on", OnLink(SilentFrom(Step::Rakp1)), BEFORE_HANGUP, WENT_SILENT, WENT_SILENT),
     row("silent from RAKP 4 on", OnLink(SilentFrom(Step::Rakp3)), BEFORE_HANGUP, WENT_SILENT, WENT_SILENT),
@@ -298,7 +309,12 @@ impl Cause {
             Script(shell) => (*shell).to_owned(),
             Arguments(edit) => format!(r#"exec {real} $(echo "$*" | sed '{edit}')"#),
         };
-        sidecar.ipmitool(&format!("if [ -e \"$0.faulty\" ]; then\n{faulty}\nfi\nexec {real} \"$@\"")).start()
+        let script = format!("if [ -e \"$0.faulty\" ]; then\n{faulty}\nfi\nexec {real} \"$@\"");
+        match self {
+            // What the script prints is not the real one's, so its version does not matter.
+            Script(_) => sidecar.ipmitool(&script).start(),
+            _ => sidecar.ipmitool_of_version(&format!("{real} -V"), &script).start(),
+        }
     }
 
     const fn has_a_script(&self) -> bool {

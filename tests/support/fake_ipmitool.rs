@@ -19,16 +19,17 @@ pub struct Run {
 }
 
 impl FakeIpmitool {
-    /// The version that the fake tells.
-    const VERSION: &str = "1.8.19";
-
     /// `body` is shell code. `$*` has the arguments of `ipmitool`. A long command should be started with
     /// `exec`: a child process would keep the pipes open after the script is killed.
     pub fn new(body: &str) -> Self {
+        Self::of_version("echo ipmitool version 1.8.19", body)
+    }
+
+    /// `version` is shell code that answers `-V`, which is asked at the start and is no run.
+    pub fn of_version(version: &str, body: &str) -> Self {
         let dir = TempDir::new();
         let runs = dir.path().join("runs");
-        // The question for its version at the start is no run.
-        let version = format!("[ \"$*\" = -V ] && echo 'ipmitool version {}' && exit", Self::VERSION);
+        let version = format!("if [ \"$*\" = -V ]; then {version}; exit; fi");
         let text = format!("#!/bin/sh\n{version}\necho \"$$ $*\" >>'{}'\n{body}\n", runs.display());
         let path = dir.script("ipmitool", &text);
         FakeIpmitool { dir, path }
@@ -58,6 +59,10 @@ impl FakeIpmitool {
 /// Finds a program. If it is missing, the test fails; no test is skipped.
 #[track_caller]
 pub fn require(program: &str) -> PathBuf {
+    // scripts/test-old-ipmitool runs the tests with another one.
+    if let Some(other) = env::var_os("IPMITOOL_UNDER_TEST").filter(|_| program == "ipmitool") {
+        return PathBuf::from(other);
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     // Servers are in /usr/sbin, which is only in the PATH of root.
     env::split_paths(&path)

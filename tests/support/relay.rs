@@ -45,6 +45,10 @@ pub enum Link {
     LosesReply(Step),
     /// The link delays every reply by this time.
     Late(Duration),
+    /// The link delays the reply to this request.
+    LateReply(Step, Duration),
+    /// The BMC says that it speaks IPMI 1.5 and no more.
+    OnlyIpmi15,
     /// The link may drop any datagram, in both directions.
     Lossy(Loss),
     /// This request gets a reply with this status code. Up to `Rakp3`, the relay changes the BMC's reply.
@@ -225,6 +229,14 @@ impl Run {
                 Some(Duration::ZERO)
             }
             Link::Late(delay) => Some(*delay),
+            Link::LateReply(step, delay) if is_at(step) => Some(*delay),
+            // IPMI 2.0, 22.13: the bit that says that the version 2.0 capabilities follow.
+            Link::OnlyIpmi15 if is_at(&Step::Capabilities) && reply.len() > 23 && reply[22] & 0x80 != 0 => {
+                let last = reply.len() - 1;
+                reply[22] &= 0x7f;
+                reply[last] = reply[last].wrapping_add(0x80);
+                Some(Duration::ZERO)
+            }
             _ => Some(Duration::ZERO),
         }
     }

@@ -57,9 +57,10 @@ impl Sidecar {
     /// Configures the real `ipmitool` and this BMC, with the user `admin`.
     #[track_caller]
     pub fn with_bmc(bmc: SimulatedBmc) -> Self {
-        require("ipmitool");
+        let ipmitool = require("ipmitool");
         let bmc = bmc.start();
         let mut sidecar = Self::unconfigured()
+            .env("IPMITOOL", ipmitool)
             .env("API_KEY", KEY)
             .env("BMC_HOST", bmc.address.ip().to_string())
             .env("BMC_PORT", bmc.address.port().to_string())
@@ -92,6 +93,14 @@ impl Sidecar {
     /// Uses a script in place of `ipmitool`; see [`FakeIpmitool::new`].
     pub fn ipmitool(self, body: &str) -> Self {
         let fake = FakeIpmitool::new(body);
+        let mut sidecar = self.env("IPMITOOL", fake.path.clone());
+        sidecar.fake = Some(fake);
+        sidecar
+    }
+
+    /// The same, whose `-V` is answered by other shell code.
+    pub fn ipmitool_of_version(self, version: &str, body: &str) -> Self {
+        let fake = FakeIpmitool::of_version(version, body);
         let mut sidecar = self.env("IPMITOOL", fake.path.clone());
         sidecar.fake = Some(fake);
         sidecar
