@@ -1,5 +1,6 @@
 //! The key check. Nothing else can make an `Authorised`, and without one no `ipmitool` runs.
 
+use std::io;
 use std::sync::Arc;
 
 use base64ct::{Base64Unpadded, Encoding};
@@ -60,6 +61,14 @@ impl Keys {
 }
 
 impl Keys {
+    /// Keeps the keys of files as they are now; see [`Credential::watch`].
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn watch(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|key| key.credential.watch())
+    }
+
     /// The name of the valid key that the head brings, whatever it allows.
     pub fn name_of(&self, head: &Head) -> Option<&str> {
         self.valid(head).first().map(|key| &*key.name)
@@ -67,7 +76,9 @@ impl Keys {
 
     /// All keys are compared, so that the time does not tell which one is valid.
     fn valid(&self, head: &Head) -> Vec<&Key> {
-        self.0.iter().filter(|key| has_key(head, &key.credential.current())).collect()
+        let is_valid =
+            |key: &&Key| key.credential.unless_revoked().is_some_and(|secret| has_key(head, &secret));
+        self.0.iter().filter(is_valid).collect()
     }
 }
 
@@ -82,7 +93,7 @@ impl Authorised {
     }
 
     /// The name of the key that allowed it, for the log.
-    pub fn key(&self) -> &str {
+    pub const fn key(&self) -> &Arc<str> {
         &self.key
     }
 }
@@ -143,7 +154,7 @@ mod tests {
     }
 
     fn key(value: &str, allows: &[&'static str]) -> Key {
-        let credential = Credential::fixed("KEY", value, |_| Ok(())).unwrap();
+        let credential = Credential::fixed(value, |_| Ok(())).unwrap();
         Key { name: value.into(), credential, allows: allows.to_vec() }
     }
 
@@ -204,7 +215,7 @@ mod tests {
             ("neither", Command::POWER_STATUS, Err(None)),
         ] {
             let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), command);
-            let told = authorised.as_ref().map(Authorised::key);
+            let told = authorised.as_ref().map(|authorised| &**authorised.key());
             assert_eq!(told.map_err(|failure| failure.detail().map(str::to_owned)), expected, "{offered}");
         }
     }

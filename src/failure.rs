@@ -170,6 +170,11 @@ impl Failure {
         Code::Busy.because("earlier commands took the time it had")
     }
 
+    /// The request whose own body came too late.
+    pub fn body_too_late() -> Self {
+        Code::Busy.because("its body took the time it had")
+    }
+
     /// The change whose client has ended its side of the connection: it may have given up.
     pub fn client_left() -> Self {
         Code::Busy.because("not run: the client ended its side of the connection")

@@ -6,10 +6,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, log, warn};
+use log::{Level, debug, info, log, warn};
 
 use crate::auth::{Authorised, Keys};
-use crate::bmc::{Bmc, Deliver, Repeats, skipped};
+use crate::bmc::{Bmc, Deliver, Guesses, Repeats, skipped};
 use crate::command::{self, Command, Route};
 use crate::failure::{Code, Failure};
 use crate::history::alerts::is_damaged_json;
@@ -26,6 +26,7 @@ pub struct Handler {
     request_timeout: Duration,
     /// What the log lines about refused requests repeat.
     refusals: Mutex<Repeats>,
+    guesses: Mutex<Guesses>,
 }
 
 /// What becomes of a request.
@@ -39,20 +40,21 @@ pub enum Admission {
 impl Handler {
     pub fn new(keys: Keys, bmc: Bmc, request_timeout: Duration) -> Self {
         let bmcs = BTreeMap::from([(String::new(), Arc::new(bmc))]);
-        Self { keys, bmcs, request_timeout, refusals: Mutex::default() }
+        Self { keys, bmcs, request_timeout, refusals: Mutex::default(), guesses: Mutex::default() }
     }
 
     /// Reads what was attempted before, and makes sure that more can be noted.
     ///
     /// # Errors
     /// Why `STATE_DIR` does not serve: `WouldBlock` while another process has it.
-    pub fn open_history(&self) -> io::Result<()> {
-        self.bmcs.values().try_for_each(|bmc| bmc.open_history())
+    pub fn open_history(&self, until: Instant) -> io::Result<()> {
+        self.bmcs.values().try_for_each(|bmc| bmc.open_history(until))
     }
 
     /// # Errors
     /// When the system has no thread left.
     pub fn start_workers(&self, deliver: &Arc<Deliver>) -> io::Result<()> {
+        self.keys.watch()?;
         self.bmcs.values().try_for_each(|bmc| bmc.start_workers(deliver))
     }
 
@@ -89,8 +91,15 @@ impl Handler {
     fn refuse(&self, head: &Head, command: Option<Command>, failure: &Failure) -> Response {
         let key = self.keys.name_of(head);
         if command.is_some() || key.is_some() {
+            let now = Instant::now();
             let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            let level = repeats.level_of(failure, Instant::now());
+            let level = repeats.level_of(failure, now);
+            if level == Level::Debug && failure.code() == Code::Unauthorized {
+                let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(line) = guesses.count(&head.peer, now) {
+                    warn!("{line}");
+                }
+            }
             let what = command.map_or(head.path.as_str(), |command| command.name());
             let key = key.unwrap_or("no valid key");
             log!(level, "{} ({key} from {}): {}", what.escape_debug(), head.peer, failure.explain());

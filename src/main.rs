@@ -3,19 +3,27 @@
 use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipmi_sidecar::config::{Config, help};
 use ipmi_sidecar::failure::{Code, Failure};
 use ipmi_sidecar::front_end::signals::Signals;
 use ipmi_sidecar::front_end::{cgi, healthcheck, listener};
-use ipmi_sidecar::startup::{EX_USAGE, Exit, configure, environment, open_history, prepare, system};
+use ipmi_sidecar::process;
+use ipmi_sidecar::startup::{
+    EX_OSERR, EX_USAGE, Exit, configure, environment, open_history, prepare, prepare_cgi, system,
+};
 use ipmi_sidecar::timing::LAST_REPLIES;
 use log::info;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
+    // As a CGI program it starts ipmitool by way of itself.
+    if let Some(error) = process::become_child(env::args_os()) {
+        return Exit::because(EX_OSERR, error).report();
+    }
     let words: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     // RFC 3875, 4.1.4: a web server sets it. The arguments that a web server gives may come from the query.
     let is_cgi = env::var_os("GATEWAY_INTERFACE").is_some_and(|interface| !interface.is_empty());
@@ -28,7 +36,9 @@ fn main() -> ExitCode {
         ["--version" | "-V"] => print(&format!("ipmi-sidecar {VERSION}\n")),
         _ => Err(Exit::because(EX_USAGE, format!("unknown arguments {words:?}: see ipmi-sidecar --help"))),
     };
-    result.unwrap_or_else(Exit::report)
+    let code = result.unwrap_or_else(Exit::report);
+    ipmi_sidecar::log::flush();
+    code
 }
 
 /// Serves HTTP until a signal comes.
@@ -57,10 +67,13 @@ fn serve() -> Result<ExitCode, Exit> {
 
 /// Answers one request, by the variables of a web server.
 fn answer_cgi() -> Result<ExitCode, Exit> {
-    let prepared = configure().and_then(|config| Ok((config.state_dir.clone(), prepare(config)?)));
+    let signals = Signals::catch().map_err(system("catching signals"))?;
+    let prepared = configure().and_then(|config| Ok((config.state_dir.clone(), prepare_cgi(config)?)));
     let head = cgi::head(env::vars_os());
     let answered = match prepared {
         Ok((state, handler)) => {
+            let handler = Arc::new(handler);
+            cgi::stop_on(signals, &handler).map_err(system("watching signals"))?;
             cgi::answer(&head, |head, body| cgi::respond(head, body, &handler, state.as_deref()))
         }
         Err(exit) => {

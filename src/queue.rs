@@ -15,8 +15,12 @@ use crate::failure::{Code, Failure};
 use crate::request::Admitted;
 use crate::timing::JOIN_RUNNING_READ;
 
-/// A quick BMC is done with them in a second. A server needs no more: an automation that sends more runs in a loop.
+/// Changes that wait. A quick BMC is done with them in a second. A server needs no more: an automation that sends more
+/// runs in a loop.
 const MAX_CHANGES: usize = 8;
+
+/// Changes of one key that wait: a key in a loop leaves room for others.
+const MAX_CHANGES_OF_A_KEY: usize = 4;
 
 /// A client that waits for an answer: a number that is given once.
 pub type ClientId = u64;
@@ -110,6 +114,10 @@ impl Queue {
         if let Some(job) = jobs.into_iter().find(|job| job.is_for(|other| admitted.repeats(other))) {
             job.add(client, admitted);
             return Ok(Enqueued::Shared);
+        }
+        let of_key = waiting.iter().filter(|job| job.is_for(|other| other.key() == admitted.key())).count();
+        if of_key >= MAX_CHANGES_OF_A_KEY {
+            return Err(Code::Busy.because("too many changes of this key are waiting"));
         }
         if waiting.len() >= MAX_CHANGES {
             return Err(Code::Busy.because("too many changes are waiting"));

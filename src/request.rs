@@ -1,6 +1,7 @@
 //! An admitted request: an authorised command, what tells its delivery from others, and its deadline.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::auth::Authorised;
@@ -66,6 +67,11 @@ impl Admitted {
         self.authorised.command()
     }
 
+    /// The name of the key that allowed it.
+    pub const fn key(&self) -> &Arc<str> {
+        self.authorised.key()
+    }
+
     pub const fn received(&self) -> Instant {
         self.received
     }
@@ -93,10 +99,14 @@ impl Admitted {
         self.left(now) >= needs
     }
 
+    /// Behind this moment it cannot start any more.
+    pub fn starts_until(&self) -> Instant {
+        self.deadline.checked_sub(self.needs()).unwrap_or(self.received)
+    }
+
     /// How long it may wait in the queue. A delivery that was carried out before is answered until its deadline.
     pub fn waits_until(&self) -> Instant {
-        let needs = if self.delivery.is_some() { Duration::ZERO } else { self.needs() };
-        self.deadline.checked_sub(needs).unwrap_or(self.received)
+        if self.delivery.is_some() { self.deadline } else { self.starts_until() }
     }
 
     /// Whether it is the other delivery once more.
@@ -109,11 +119,7 @@ impl Admitted {
 
     /// What the history remembers of it.
     pub fn asked(&self) -> Asked {
-        Asked {
-            change: self.command(),
-            key: self.authorised.key().to_owned(),
-            delivery: self.delivery.clone(),
-        }
+        Asked { change: self.command(), key: self.key().to_string(), delivery: self.delivery.clone() }
     }
 
     /// The reply to this sender.

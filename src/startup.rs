@@ -6,10 +6,11 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::warn;
 
+use crate::auth::Keys;
 use crate::bmc::Bmc;
 use crate::config::{Config, StartupError};
 use crate::front_end::signals::Signals;
@@ -20,7 +21,7 @@ use crate::timing::SUCCESSION_POLL;
 
 // Exit codes of sysexits.h, so that a service manager can tell them apart.
 pub const EX_USAGE: u8 = 64;
-const EX_OSERR: u8 = 71;
+pub const EX_OSERR: u8 = 71;
 const EX_CONFIG: u8 = 78;
 
 /// Reads the configuration and opens the log, for which it has warnings.
@@ -40,20 +41,34 @@ pub fn environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }
 
-/// Makes the handler with its BMC.
+/// Makes the handler of a server, with its BMC.
 ///
 /// # Errors
 /// What the system lacks, and an `ipmitool` that cannot be trusted.
 pub fn prepare(config: Config) -> Result<Handler, Exit> {
-    process::handle_sigchld().map_err(system("handling SIGCHLD"))?;
-    process::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
-    let interrupt = Interrupt::new().map_err(system("making an eventfd"))?;
-    let history = HistoryFile::new(config.state_dir.as_deref(), config.cooldown);
-    let mut bmc = Bmc::new(config.target, history, interrupt);
+    let (keys, timeout, bmc) = prepare_bmc(config)?;
     if let Some(warning) = bmc.ask_version().map_err(|why| Exit::because(EX_CONFIG, why))? {
         warn!("{warning}");
     }
-    Ok(Handler::new(config.keys, bmc, config.request_timeout))
+    Ok(Handler::new(keys, bmc, timeout))
+}
+
+/// Makes the handler of a CGI program. It runs nothing before it knows that a key is valid.
+///
+/// # Errors
+/// What the system lacks.
+pub fn prepare_cgi(config: Config) -> Result<Handler, Exit> {
+    let (keys, timeout, bmc) = prepare_bmc(config)?;
+    Ok(Handler::new(keys, bmc.for_one_request(), timeout))
+}
+
+fn prepare_bmc(config: Config) -> Result<(Keys, Duration, Bmc), Exit> {
+    process::handle_sigchld().map_err(system("handling SIGCHLD"))?;
+    process::protect().map_err(system("keeping secrets out of a core"))?;
+    process::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
+    let interrupt = Interrupt::new().map_err(system("making an eventfd"))?;
+    let history = HistoryFile::new(config.state_dir.as_deref(), config.cooldown);
+    Ok((config.keys, config.request_timeout, Bmc::new(config.target, history, interrupt)))
 }
 
 /// Waits for the sidecar that ran before: it has closed its listener and may still answer. False if a signal came
@@ -63,7 +78,7 @@ pub fn prepare(config: Config) -> Result<Handler, Exit> {
 /// Why `STATE_DIR` does not serve.
 pub fn open_history(handler: &Handler, signals: &Signals, until: Instant) -> io::Result<bool> {
     loop {
-        match handler.open_history() {
+        match handler.open_history(until) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done.map(|()| true),
         }

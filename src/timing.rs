@@ -93,13 +93,26 @@ pub const RESTART_REMEMBERED: Duration = Duration::from_secs(*POWER_COOLDOWNS.en
 /// would hide all later ones.
 pub const ALERT_START_MOVES: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A rotated file counts within this time, and a flood of requests costs one read of it.
+/// A rotated file counts within this time. No request waits for the disk.
 pub const REREAD_CREDENTIAL: Duration = Duration::from_secs(1);
+
+/// A key whose file is gone for so long is revoked. A file that is being replaced is gone for a moment.
+pub const MISSING_KEY: Duration = Duration::from_secs(60);
+
+/// After `REJECTIONS` rejected logins in a row: some BMCs lock an account by a count without a window.
+pub const REJECTED_AGAIN: Duration = Duration::from_secs(3600);
+pub const REJECTIONS: u32 = 5;
+
+/// Requests without a valid key are counted in the log this often.
+pub const GUESSES: Duration = Duration::from_secs(60);
 
 // Start and end.
 
 /// Between two looks whether the sidecar that ran before is done.
 pub const SUCCESSION_POLL: Duration = Duration::from_millis(50);
+
+/// For the last lines of a log that a file takes.
+pub const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// For the last replies, once the commands are done.
 pub const LAST_REPLIES: Duration = REPLY_TIMEOUT.saturating_add(DRAIN_TIMEOUT);

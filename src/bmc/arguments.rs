@@ -1,6 +1,7 @@
 //! The one command line for an authorised command: `Authorised` becomes an `Invocation`.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use crate::auth::Authorised;
@@ -180,6 +181,14 @@ impl Target {
         Invocation { program: self.program.clone(), arguments: vec!["-V".to_owned()], secrets: Vec::new() }
     }
 
+    /// Keeps user and password as they are now; see [`Credential::watch`].
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn watch(&self) -> io::Result<()> {
+        [&self.user, &self.password].into_iter().try_for_each(Credential::watch)
+    }
+
     pub fn login(&self) -> Login {
         Login { user: self.user.current(), password: self.password.current() }
     }
@@ -272,7 +281,7 @@ mod tests {
             user in "[ -~]{1,16}",
         ) {
             let Ok(extra) = ExtraArguments::parse(&words) else { return Ok(()) };
-            let fixed = |value: &str| Credential::fixed("X", value, |_| Ok(())).unwrap();
+            let fixed = |value: &str| Credential::fixed(value, |_| Ok(())).unwrap();
             let target = Target {
                 program: "/usr/bin/ipmitool".into(),
                 host: "192.0.2.1".to_owned(),

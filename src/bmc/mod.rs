@@ -10,31 +10,33 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use log::{Level, debug, log};
 
 use self::arguments::{Login, Target};
 use self::outcome::read_outcome;
-pub use self::repeats::Repeats;
+pub use self::repeats::{Guesses, Repeats};
 use self::version::Version;
 pub use self::worker::Deliver;
 use self::worker::Workers;
 use crate::failure::{Code, Failure};
 use crate::history::alerts::Skip;
 use crate::history::file::HistoryFile;
-use crate::history::{Ending, Objection, Stored};
+use crate::history::{Asked, Ending, Objection, Stored};
 use crate::http::Response;
 use crate::process::{self, Interrupt};
 use crate::readings::Answer;
 use crate::request::Admitted;
-use crate::timing::{REJECTED_LOGIN, VERSION_TIMEOUT};
+use crate::timing::{REJECTED_AGAIN, REJECTED_LOGIN, REJECTIONS, VERSION_TIMEOUT};
 
 #[derive(Debug)]
 pub struct Bmc {
     target: Target,
-    version: Version,
+    version: OnceLock<Version>,
+    /// Each run ends with this process: a CGI program may be killed, and no other would see to the deadline.
+    runs_end_with_us: bool,
     history: HistoryFile,
     workers: Workers,
     /// Ends its runs at a second signal.
@@ -50,6 +52,8 @@ struct Rejected {
     login: Login,
     failure: Failure,
     until: Instant,
+    /// How often in a row.
+    times: u32,
 }
 
 /// How a change ended well.
@@ -63,19 +67,29 @@ enum Done {
 impl Bmc {
     pub fn new(target: Target, history: HistoryFile, interrupt: Interrupt) -> Self {
         let (workers, rejected, repeats) = Default::default();
-        Self { target, version: Version::Telling, history, workers, interrupt, rejected, repeats }
+        Self {
+            target,
+            version: OnceLock::new(),
+            runs_end_with_us: false,
+            history,
+            workers,
+            interrupt,
+            rejected,
+            repeats,
+        }
     }
 
-    /// Asks `ipmitool` for its version, once. Gives a warning where it is one that was never tried.
+    /// Asks `ipmitool` for its version, once. Gives a warning where it is one that was never tried. A server asks at the
+    /// start, a CGI program before its run.
     ///
     /// # Errors
     /// For a version that cannot be trusted: the variable, the cause and the remedy.
-    pub fn ask_version(&mut self) -> Result<Option<String>, String> {
+    pub fn ask_version(&self) -> Result<Option<String>, String> {
         let question = self.target.version_question();
         let outcome = process::run(&question, None, Instant::now() + VERSION_TIMEOUT, &self.interrupt);
         let (version, warning) = version::judge(&outcome.stdout.text())
             .map_err(|cause| format!("IPMITOOL is \"{}\": {cause}", self.target.program.display()))?;
-        self.version = version;
+        let _ = self.version.set(version); // it is asked once
         Ok(warning)
     }
 
@@ -83,8 +97,22 @@ impl Bmc {
     ///
     /// # Errors
     /// Why `STATE_DIR` does not serve.
-    pub fn open_history(&self) -> io::Result<()> {
-        self.history.open()
+    pub fn open_history(&self, until: Instant) -> io::Result<()> {
+        self.history.open(until)
+    }
+
+    /// The same, for one CGI program.
+    #[must_use]
+    pub fn for_one_request(self) -> Self {
+        Self { runs_end_with_us: true, ..self }
+    }
+
+    /// See [`HistoryFile::open_shared`].
+    ///
+    /// # Errors
+    /// Why `STATE_DIR` does not serve.
+    pub fn share_history(&self) -> io::Result<()> {
+        self.history.open_shared()
     }
 
     /// Runs the command and answers, by its deadline at the latest. Blocks. If a locked file keeps other processes away,
@@ -134,31 +162,51 @@ impl Bmc {
         if !asked.is_memorable() {
             return self.attempt(admitted, lock).map(Done::Now);
         }
-        match self.history.objection(&asked).map_err(not_noted)? {
-            Some(Objection::Answered(stored)) => return Ok(Done::Before(stored)),
-            Some(Objection::ActedOn) => return Ok(Done::Skipped(Skip::Repeat)),
-            Some(Objection::Unfinished) => {
-                self.history.close(&asked).map_err(not_noted)?;
-                return Err(Code::OutcomeUnknown.into());
-            }
-            Some(Objection::NameTaken(other)) => return Err(Code::DeliveryIdReused.because(other.name())),
-            Some(Objection::TooSoon { last, ago, wait }) => {
-                let detail = format!("{} {} s ago", last.name(), ago.as_secs());
-                return Err(Code::Cooldown.because(detail).retry_after(wait));
-            }
-            None => {}
+        if let Some(objection) = self.history.objection(&asked).map_err(not_noted)? {
+            return self.heed(objection, admitted, &asked);
         }
-        self.history.begin(asked).map_err(not_noted)?;
+        // Behind this moment the change could not start any more.
+        self.history.begin(asked, admitted.starts_until()).map_err(not_noted)?;
         let result = self.attempt(admitted, lock);
-        self.history.end(match &result {
+        let ending = match &result {
             Ok(answer) => Ending::Sent(stored(answer_reply(answer))),
             Err(failure) if failure.is_repeatable() => Ending::NotSent,
             Err(failure) if matches!(failure.code(), Code::BmcRefused | Code::BmcUnsupported) => {
                 Ending::Declined(stored(admitted.reply(failure)))
             }
             Err(failure) => Ending::Sent(stored(admitted.reply(failure))),
-        });
+        };
+        self.history.end(ending, admitted.deadline());
         result.map(Done::Now)
+    }
+
+    /// What is known of a change is its answer.
+    fn heed(&self, objection: Objection, admitted: &Admitted, asked: &Asked) -> Result<Done, Failure> {
+        match objection {
+            Objection::Answered(stored) => Ok(Done::Before(stored)),
+            Objection::ActedOn => Ok(Done::Skipped(Skip::Repeat)),
+            Objection::Unfinished => {
+                self.history.close(asked, admitted.deadline()).map_err(not_noted)?;
+                Err(Code::OutcomeUnknown.into())
+            }
+            Objection::NameTaken(other) => Err(Code::DeliveryIdReused.because(other.name())),
+            Objection::TooSoon { last, ago, wait } => {
+                let detail = format!("{} {} s ago", last.name(), ago.as_secs());
+                Err(Code::Cooldown.because(detail).retry_after(wait))
+            }
+        }
+    }
+
+    /// The answer to a delivery that was answered before. It needs no run, and so no place in the queue.
+    pub fn known_answer(&self, admitted: &Admitted) -> Option<Response> {
+        let asked = admitted.asked();
+        asked.delivery.as_ref()?;
+        match self.history.known_objection(&asked)? {
+            objection @ (Objection::Answered(_) | Objection::ActedOn | Objection::NameTaken(_)) => {
+                Some(self.answer(admitted, self.heed(objection, admitted, &asked)))
+            }
+            Objection::Unfinished | Objection::TooSoon { .. } => None,
+        }
     }
 
     fn attempt(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
@@ -168,11 +216,17 @@ impl Bmc {
         let login = self.target.login();
         self.recall_rejection(&login)?;
         let result = self.run(admitted, &login, lock);
-        if let Err(failure) = &result
-            && matches!(failure.code(), Code::BmcBadPassword | Code::BmcUnknownUser)
-        {
-            let until = Instant::now() + REJECTED_LOGIN;
-            *locked(&self.rejected) = Some(Rejected { login, failure: failure.clone(), until });
+        let mut rejected = locked(&self.rejected);
+        match &result {
+            Ok(_) => *rejected = None,
+            Err(failure) if matches!(failure.code(), Code::BmcBadPassword | Code::BmcUnknownUser) => {
+                let before = rejected.as_ref().filter(|rejected| rejected.login.is(&login));
+                let times = 1 + before.map_or(0, |rejected| rejected.times);
+                let wait = if times < REJECTIONS { REJECTED_LOGIN } else { REJECTED_AGAIN };
+                let until = Instant::now() + wait;
+                *rejected = Some(Rejected { login, failure: failure.clone(), until, times });
+            }
+            Err(_) => {}
         }
         result
     }
@@ -180,7 +234,7 @@ impl Bmc {
     /// A login that was rejected a moment ago is not tried again. A new one is tried at once.
     fn recall_rejection(&self, login: &Login) -> Result<(), Failure> {
         match &*locked(&self.rejected) {
-            Some(Rejected { login: rejected, failure, until }) if rejected.is(login) => {
+            Some(Rejected { login: rejected, failure, until, .. }) if rejected.is(login) => {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() { Ok(()) } else { Err(failure.clone().retry_after(left)) }
             }
@@ -189,11 +243,20 @@ impl Bmc {
     }
 
     fn run(&self, admitted: &Admitted, login: &Login, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
-        let invocation = self.target.invocation(admitted.authorised(), login);
+        if self.version.get().is_none()
+            && let Some(warning) = self.ask_version().map_err(|why| Code::IpmitoolMissing.because(why))?
+        {
+            debug!("{warning}");
+        }
+        let mut invocation = self.target.invocation(admitted.authorised(), login);
         debug!("running {}", invocation.pasteable());
+        if self.runs_end_with_us {
+            invocation =
+                invocation.ends_with_us().map_err(|error| Code::Internal.because(error.to_string()))?;
+        }
         let outcome = process::run(&invocation, lock, admitted.deadline(), &self.interrupt);
         debug!("{outcome}");
-        read_outcome(admitted.command(), &outcome, self.version)
+        read_outcome(admitted.command(), &outcome, *self.version.get().unwrap_or(&Version::Telling))
     }
 
     /// One read for the operator at the command line: the line that it gave.

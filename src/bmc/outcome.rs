@@ -165,9 +165,9 @@ fn failure(command: Command, outcome: &Outcome, stderr: &str, version: Version) 
         _ if command.is_change() && (may_be_sent || is_hidden || stderr.contains(NOT_ACKNOWLEDGED)) => {
             Code::OutcomeUnknown.into()
         }
-        End::Stopped if !is_hidden && has_heard_nothing(stderr) => Code::BmcUnreachable.because(
-            "no session came up in time. A BMC that is always this slow needs a larger REQUEST_TIMEOUT",
-        ),
+        End::Stopped if !is_hidden && has_heard_nothing(stderr) => {
+            Code::BmcUnreachable.because("no session came up in time").with_remedy(HEARD_NOTHING)
+        }
         End::Stopped => Code::BmcTimeout.into(),
         _ if !command.is_change() && stderr.contains("Unable to get Chassis Power Status") => {
             Code::BmcTimeout.into()
@@ -253,6 +253,10 @@ fn declined(command: Command, reason: &str) -> Failure {
         None => Code::BmcError.because(shortened(reason)).not_repeatable(),
     }
 }
+
+/// It may be dead, or so slow that no reply came in time.
+const HEARD_NOTHING: &str = "Check BMC_HOST and BMC_PORT, that IPMI over LAN is enabled in the BMC's settings, and that \
+    UDP port 623 of the BMC is reachable from this node. A BMC that is only slow needs a larger REQUEST_TIMEOUT";
 
 /// A reply has room for a sentence, not for a program's whole output.
 const MAX_DETAIL: usize = 200;
@@ -483,9 +487,7 @@ mod tests {
         let silent = stopped(on(), "Loading IANA PEN Registry...\n", false);
         assert_eq!(
             silent,
-            Code::BmcUnreachable.because(
-                "no session came up in time. A BMC that is always this slow needs a larger REQUEST_TIMEOUT",
-            )
+            Code::BmcUnreachable.because("no session came up in time").with_remedy(HEARD_NOTHING)
         );
     }
 

@@ -1,12 +1,12 @@
 //! Keeps a failure that repeats itself, poll after poll, from filling a disk with its log lines. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use log::Level;
 
 use crate::failure::Failure;
-use crate::timing::LOG_REMINDER;
+use crate::timing::{GUESSES, LOG_REMINDER};
 
 /// Failures may take turns: of two callers, one comes too late again and again. There are few at a time.
 const MAX_FAILURES: usize = 8;
@@ -36,6 +36,36 @@ impl Repeats {
     }
 }
 
+/// Addresses that are told apart. More than one home's are an attack in any case.
+const MAX_ADDRESSES: usize = 64;
+
+/// Counts requests without a valid key: guesses, or a caller with an old key.
+#[derive(Debug, Default)]
+pub struct Guesses {
+    since: Option<Instant>,
+    count: u64,
+    addresses: BTreeSet<String>,
+}
+
+impl Guesses {
+    /// A line for the log, once in `GUESSES`.
+    pub fn count(&mut self, peer: &str, now: Instant) -> Option<String> {
+        let since = *self.since.get_or_insert(now);
+        self.count += 1;
+        if self.addresses.len() < MAX_ADDRESSES {
+            let address = peer.rsplit_once(':').map_or(peer, |(address, _)| address);
+            self.addresses.insert(address.to_owned());
+        }
+        if now.saturating_duration_since(since) < GUESSES {
+            return None;
+        }
+        let Self { count, addresses, .. } =
+            std::mem::replace(self, Self { since: Some(now), ..Self::default() });
+        let more = if addresses.len() == MAX_ADDRESSES { " or more" } else { "" };
+        Some(format!("{count} more requests without a valid key, from {}{more} addresses", addresses.len()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +89,18 @@ mod tests {
         assert_eq!(repeats.level_of(&other, at(60)), Level::Debug);
         assert_eq!(repeats.level_of_success(), Level::Info);
         assert_eq!(repeats.level_of(&other, at(61)), Level::Warn);
+    }
+
+    #[test]
+    fn guesses_are_counted_once_a_minute() {
+        let mut guesses = Guesses::default();
+        let start = Instant::now();
+        for second in 0..60 {
+            let peer = format!("192.0.2.{}:{second}", second % 3);
+            assert_eq!(guesses.count(&peer, start + Duration::from_secs(second)), None);
+        }
+        let line = guesses.count("[2001:db8::1]:9", start + Duration::from_secs(60)).unwrap();
+        assert_eq!(line, "61 more requests without a valid key, from 4 addresses");
+        assert_eq!(guesses.count("192.0.2.1:1", start + Duration::from_secs(61)), None);
     }
 }

@@ -77,6 +77,7 @@ impl Bmc {
     /// # Errors
     /// When the system has no thread left.
     pub fn start_workers(self: &Arc<Self>, deliver: &Arc<Deliver>) -> io::Result<()> {
+        self.target.watch()?;
         let _ = self.workers.deliver.set(deliver.clone()); // it is set once
         for (name, kind) in [("changes", Kind::Change), ("reads", Kind::Read)] {
             let bmc = self.clone();
@@ -124,6 +125,9 @@ impl Bmc {
         let kind = Kind::of(&admitted);
         if kind == Kind::Change && admitted.client_has_left() {
             return Err(self.give_up(&admitted, Failure::client_left()));
+        }
+        if admitted.waits_until() <= Instant::now() {
+            return Err(self.give_up(&admitted, Failure::body_too_late()));
         }
         let mut state = self.workers.state();
         match (state.queue.enqueue(client, admitted.clone(), Instant::now()), kind) {

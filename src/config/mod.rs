@@ -152,10 +152,14 @@ impl<'a> Reader<'a> {
     /// The variable's text without one trailing newline, or the empty string where it is unset. The environment goes
     /// before the file.
     fn text(&mut self, name: &str) -> Option<String> {
+        Some(without_newline(&self.whole_text(name)?).to_owned())
+    }
+
+    fn whole_text(&mut self, name: &str) -> Option<String> {
         let value = (self.lookup)(name).filter(|value| !value.is_empty());
         let value = value.unwrap_or_else(|| self.file.get(name).map(OsString::from).unwrap_or_default());
         match value.into_string() {
-            Ok(text) => Some(without_newline(&text).to_owned()),
+            Ok(text) => Some(text),
             Err(_) => self.wrong(format!("{name}: expected text in UTF-8")),
         }
     }
@@ -204,13 +208,16 @@ impl<'a> Reader<'a> {
     fn credential(&mut self, variable: &Variable<()>, name: &str) -> Option<Option<Credential>> {
         let check = variable.parse;
         let file_name = format!("{name}_FILE");
-        let (value, file) = (self.text(name)?, self.text(&file_name)?);
+        // A secret that is nothing but a newline is a mistake, and not the same as none.
+        let (value, file) = (self.whole_text(name)?, self.text(&file_name)?);
         let credential = match (&value[..], &file[..]) {
             ("", "") => return Some(None),
-            (_, "") => Credential::fixed(name, &value, check).map_err(|cause| format!("{name}: {cause}")),
+            (_, "") => {
+                Credential::fixed(without_newline(&value), check).map_err(|cause| format!("{name}: {cause}"))
+            }
             ("", _) => Credential::file(name, Path::new(&file), check).map_err(|cause| {
                 // Quoted only if it can be no secret: a user may put the secret itself there.
-                if file.starts_with('/') {
+                if file.starts_with('/') && !is_like_base64(&file) {
                     format!("{file_name} is {file:?}: {cause}")
                 } else {
                     format!("{file_name}, which must be the path of a file: {cause}")
@@ -350,6 +357,16 @@ fn lines(text: &str) -> Result<BTreeMap<String, String>, String> {
     Ok(all)
 }
 
+/// A base64 key may begin with a slash.
+fn is_like_base64(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    let has = |kind: fn(&u8) -> bool| text.as_bytes().iter().any(kind);
+    text.bytes().all(is_digit)
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && text.len() >= SHORT_KEY
+}
+
 /// The NAME of `ACCESS_<NAME>_KEY`, `ACCESS_<NAME>_KEY_FILE` and `ACCESS_<NAME>_ALLOW`.
 fn access_name(variable: &str) -> Option<&str> {
     let rest = variable.strip_prefix("ACCESS_")?;
@@ -470,6 +487,21 @@ mod tests {
             assert!(errors[0].starts_with("API_KEY: ") && errors[0].ends_with(NEW_KEY), "{errors:?}");
             assert!(!errors[0].contains(key), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn a_key_in_place_of_its_file_is_not_repeated() {
+        for key in [
+            "/aGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=",
+            "aGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=",
+            "/9j/4AAQSkZJRgABAQAAAQAB",
+        ] {
+            let errors = read(&[("API_KEY", ""), ("API_KEY_FILE", key)]).unwrap_err();
+            assert!(errors[0].starts_with("API_KEY_FILE, which must be the path of a file: "), "{errors:?}");
+            assert!(!errors[0].contains(&key[1..]), "{errors:?}");
+        }
+        let errors = read(&[("API_KEY", ""), ("API_KEY_FILE", "/no/such/file")]).unwrap_err();
+        assert!(errors[0].starts_with("API_KEY_FILE is \"/no/such/file\": "), "{errors:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, read};
 use rustix::stdio::stdin;
 
+use super::signals::Signals;
 use crate::failure::{Code, Failure};
 use crate::handler::{Admission, Handler, with_body};
 use crate::http::body::{Framing, MAX_BODY};
@@ -88,6 +89,20 @@ pub fn answer(
     io::stdout().write_all(&response.to_cgi(is_head))
 }
 
+/// Ends the run in order when a signal comes. The reply then says what is known.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn stop_on(signals: Signals, handler: &Arc<Handler>) -> io::Result<()> {
+    let handler = handler.clone();
+    let wait = move || {
+        let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+        while !poll(&mut fds, None).is_ok_and(|ready| ready == 1) {}
+        handler.stop_now();
+    };
+    thread::Builder::new().spawn(wait).map(drop)
+}
+
 /// The three steps of the handler.
 pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&Path>) -> Response {
     let until = Instant::now() + RECEIVE_TIMEOUT;
@@ -103,8 +118,18 @@ pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&P
         Admission::Reply(response) => return response,
         Admission::Run(bmc, admitted) => (bmc, admitted),
     };
+    if let Err(error) = bmc.share_history() {
+        let cause = match error.kind() {
+            io::ErrorKind::WouldBlock => "a server uses STATE_DIR: expected a folder of its own".to_owned(),
+            _ => format!("locking STATE_DIR: {error}"),
+        };
+        return bmc.give_up(&admitted, Code::Internal.because(cause));
+    }
     if admitted.command().is_change() {
         info!("{admitted} accepted");
+    }
+    if admitted.waits_until() <= Instant::now() {
+        return bmc.give_up(&admitted, Failure::body_too_late());
     }
     match wait_for_turn(&admitted, state) {
         Ok(None) => bmc.carry_out(&admitted, None),

@@ -57,6 +57,7 @@ enum Stage {
     /// Its command is in the queue of this BMC, or runs.
     Waiting {
         bmc: Arc<Bmc>,
+        key: Arc<str>,
     },
     /// Is sent its reply.
     Reply {
@@ -122,6 +123,14 @@ impl Connection {
         matches!(self.stage, Stage::Body { .. } | Stage::Waiting { .. })
     }
 
+    /// The name of its key, while its command waits or runs.
+    pub fn waits_with(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Waiting { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// It may run its command, once it has sent the rest of its body.
     pub const fn has_body_to_come(&self) -> bool {
         matches!(self.stage, Stage::Body { .. })
@@ -138,9 +147,11 @@ impl Connection {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Head { bytes, checked } => self.read_head(bytes, checked, now),
             Stage::Body { body, bmc, admitted } => self.read_body(body, bmc, admitted, now),
-            Stage::Waiting { bmc } if flags.intersects(EventFlags::HUP | EventFlags::ERR) => Event::Gone(bmc),
-            Stage::Waiting { bmc } => {
-                self.stage = Stage::Waiting { bmc: bmc.clone() };
+            Stage::Waiting { bmc, .. } if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
+                Event::Gone(bmc)
+            }
+            Stage::Waiting { bmc, key } => {
+                self.stage = Stage::Waiting { bmc: bmc.clone(), key };
                 if self.has_ended { Event::Left(bmc) } else { Event::Wait }
             }
             Stage::Reply { bytes, sent } => self.write(bytes, sent, now),
@@ -255,9 +266,9 @@ impl Connection {
     }
 
     /// Its command is in the queue, at most until then.
-    pub fn wait_for_command(&mut self, bmc: Arc<Bmc>, until: Instant) -> Event {
+    pub fn wait_for_command(&mut self, bmc: Arc<Bmc>, key: Arc<str>, until: Instant) -> Event {
         self.until = Some(until);
-        self.stage = Stage::Waiting { bmc };
+        self.stage = Stage::Waiting { bmc, key };
         Event::Wait
     }
 
@@ -273,7 +284,7 @@ impl Connection {
             Stage::Head { bytes, .. } if bytes.is_empty() => Event::Close,
             Stage::Head { .. } => self.refuse(&Code::RequestTimeout.into(), now),
             Stage::Body { .. } => self.refuse_body(&Code::RequestTimeout.into(), now),
-            Stage::Waiting { bmc } => return (Event::Wait, Some(bmc.clone())),
+            Stage::Waiting { bmc, .. } => return (Event::Wait, Some(bmc.clone())),
             Stage::Reply { .. } | Stage::Drain { .. } | Stage::Closed => Event::Close,
         };
         (event, None)

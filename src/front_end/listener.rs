@@ -6,22 +6,23 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-use rustix::io::{Errno, read, write};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit};
 
 use super::connection::{Connection, Event};
+use super::replies::Replies;
 use super::signals::Signals;
 use crate::bmc::{Bmc, Deliver};
 use crate::failure::{Code, Failure};
 use crate::handler::{Admission, Handler, with_body};
-use crate::http::{Head, Response};
+use crate::http::Head;
 use crate::queue::ClientId;
 use crate::request::Admitted;
 use crate::timing::{ACCEPT_PAUSE, ACCEPT_WARNING};
@@ -40,9 +41,10 @@ const MAX_CLIENTS: usize = 256;
 /// Kept for the outputs of two runs, the log, secrets that are read again, and what the program was started with.
 const OTHER_DESCRIPTORS: usize = 32;
 
-/// Far more than one home's dashboards. Admitted clients are never disconnected, so there must be room beside them for
-/// clients that send their head.
-const MAX_ADMITTED: usize = 64;
+/// Clients of one key that wait for an answer: far more than one home's dashboards. Changes get a quarter more, so that
+/// no number of reads keeps a change out. They are never disconnected, so there must be room beside them for other keys
+/// and for clients that send their head.
+const MAX_WAITING_OF_A_KEY: usize = 64;
 
 /// Bodies that did not come with their heads. Few honest ones do. Together with their heads they fit into the 16 MB of a
 /// small container, and slow ones leave the places above to others.
@@ -98,7 +100,7 @@ pub fn serve(listener: TcpListener, handler: &Handler, signals: &Signals) -> io:
         clients: BTreeMap::new(),
         next_id: 0,
         max_clients,
-        max_admitted: MAX_ADMITTED.min(max_clients / 2),
+        max_waiting_of_a_key: MAX_WAITING_OF_A_KEY.min(max_clients / 4),
     };
     let result = server.run(signals, &replies);
     handler.join_workers();
@@ -118,7 +120,7 @@ struct Server<'a> {
     clients: BTreeMap<ClientId, Connection>,
     next_id: ClientId,
     max_clients: usize,
-    max_admitted: usize,
+    max_waiting_of_a_key: usize,
 }
 
 impl Server<'_> {
@@ -131,6 +133,7 @@ impl Server<'_> {
                 match data.u64() {
                     SIGNALS => {
                         if let Some(signal) = self.heed(signals) {
+                            self.answer_last(replies);
                             return Ok(Some(signal));
                         }
                     }
@@ -156,7 +159,8 @@ impl Server<'_> {
         // A whole millisecond more: epoll counts in these, and must not wake up too early.
         let timeout = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            // A lack of memory passes, and it is tried again.
+            Ok(_) | Err(Errno::INTR | Errno::NOMEM) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,6 +183,14 @@ impl Server<'_> {
         Some(signal)
     }
 
+    /// The callers of what was cut short hear that its outcome is unknown. A reply fits into an empty socket buffer.
+    fn answer_last(&mut self, replies: &Replies) {
+        self.handler.join_workers();
+        for (id, response) in replies.take() {
+            self.step(id, |_, client, now| client.reply(&response, now));
+        }
+    }
+
     /// Takes one client a step further, and does what the step asks for.
     fn step(&mut self, id: ClientId, step: impl FnOnce(&mut Self, &mut Connection, Instant) -> Event) {
         let Some(mut client) = self.clients.remove(&id) else { return };
@@ -190,7 +202,9 @@ impl Server<'_> {
                 Event::Again => break true,
                 Event::Close => return,
                 Event::Head(head, rest) => self.admit(&mut client, &head, &rest, now),
-                Event::Complete(bmc, admitted, body) => enqueue(id, &mut client, bmc, admitted, &body, now),
+                Event::Complete(bmc, admitted, body) => {
+                    self.enqueue(id, &mut client, bmc, admitted, &body, now)
+                }
                 Event::Left(bmc) => {
                     bmc.client_has_ended(id);
                     Event::Wait
@@ -276,13 +290,6 @@ impl Server<'_> {
             Admission::Reply(response) => return client.reply(&response, now),
             Admission::Run(bmc, admitted) => (bmc, admitted),
         };
-        // A quarter more for changes, so that any number of reads never keeps a change out.
-        let more = if admitted.command().is_change() { self.max_admitted / 4 } else { 0 };
-        let admitted_clients = self.clients.values().filter(|client| client.is_admitted()).count();
-        if admitted_clients >= self.max_admitted + more {
-            let busy = Code::Busy.because("too many requests are waiting");
-            return client.refuse_admitted(&bmc, &admitted, &busy, now);
-        }
         let event = client.receive_body(head, rest, bmc, admitted, now);
         if client.has_body_to_come() {
             self.make_room_for_a_body();
@@ -296,9 +303,55 @@ impl Server<'_> {
             self.clients.iter().filter(|(_, client)| client.has_body_to_come()).map(|(id, _)| *id);
         let Some(oldest) = bodies.next() else { return };
         if 1 + bodies.count() >= MAX_BODIES {
-            let busy = Code::Busy.because("too many bodies are on their way");
+            let busy = Code::Busy.because("too many bodies are on their way, and this one was not read");
             self.step(oldest, |_, client, now| client.refuse_body(&busy, now));
         }
+    }
+
+    /// Puts the command into the queue, unless the body asks for nothing, or its answer is known.
+    fn enqueue(
+        &self,
+        id: ClientId,
+        client: &mut Connection,
+        bmc: Arc<Bmc>,
+        admitted: Admitted,
+        body: &[u8],
+        now: Instant,
+    ) -> Event {
+        let (bmc, mut admitted) = match with_body(bmc, admitted, body) {
+            Admission::Reply(response) => return client.reply(&response, now),
+            Admission::Run(bmc, admitted) => (bmc, admitted),
+        };
+        // What is known is answered before any limit counts.
+        if let Some(response) = bmc.known_answer(&admitted) {
+            return client.reply(&response, now);
+        }
+        if let Err(busy) = self.find_place(&admitted) {
+            return client.refuse_admitted(&bmc, &admitted, &busy, now);
+        }
+        admitted.watch(client.has_left());
+        let (key, until) = (admitted.key().clone(), admitted.waits_until());
+        match bmc.enqueue(id, admitted) {
+            Ok(()) => client.wait_for_command(bmc, key, until),
+            Err(response) => client.reply(&response, now),
+        }
+    }
+
+    /// A key may use so many places, and all keys together half of all. A key that has none always finds one.
+    fn find_place(&self, admitted: &Admitted) -> Result<(), Failure> {
+        let mut most = self.max_waiting_of_a_key;
+        if admitted.command().is_change() {
+            most += most / 4;
+        }
+        let waiting = self.clients.values().filter_map(Connection::waits_with);
+        let (of_key, of_others): (Vec<_>, Vec<_>) = waiting.partition(|key| **key == **admitted.key());
+        if of_key.len() >= most {
+            return Err(Code::Busy.because("too many requests of this key are waiting"));
+        }
+        if !of_key.is_empty() && of_key.len() + of_others.len() >= 2 * most {
+            return Err(Code::Busy.because("too many requests are waiting"));
+        }
+        Ok(())
     }
 
     /// Ends every stage that has taken too long.
@@ -321,54 +374,5 @@ impl Server<'_> {
                 (event, None) => event,
             });
         }
-    }
-}
-
-/// Puts the command into the queue, unless the body asks for nothing.
-fn enqueue(
-    id: ClientId,
-    client: &mut Connection,
-    bmc: Arc<Bmc>,
-    admitted: Admitted,
-    body: &[u8],
-    now: Instant,
-) -> Event {
-    let (bmc, mut admitted) = match with_body(bmc, admitted, body) {
-        Admission::Reply(response) => return client.reply(&response, now),
-        Admission::Run(bmc, admitted) => (bmc, admitted),
-    };
-    admitted.watch(client.has_left());
-    let until = admitted.waits_until();
-    match bmc.enqueue(id, admitted) {
-        Ok(()) => client.wait_for_command(bmc, until),
-        Err(response) => client.reply(&response, now),
-    }
-}
-
-/// Replies on their way to the thread that owns the sockets.
-#[derive(Debug)]
-struct Replies {
-    ready: Mutex<Vec<(ClientId, Response)>>,
-    wake: OwnedFd,
-}
-
-impl Replies {
-    fn new() -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { ready: Mutex::default(), wake })
-    }
-
-    fn ready(&self) -> MutexGuard<'_, Vec<(ClientId, Response)>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, clients: &[ClientId], response: &Response) {
-        self.ready().extend(clients.iter().map(|client| (*client, response.clone())));
-        let _ = write(&self.wake, &1u64.to_ne_bytes()); // fails only when it is readable anyway
-    }
-
-    fn take(&self) -> Vec<(ClientId, Response)> {
-        let _ = read(&self.wake, &mut [0; 8]); // fails only when there is nothing to take
-        std::mem::take(&mut *self.ready())
     }
 }

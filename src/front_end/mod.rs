@@ -5,4 +5,5 @@ pub mod cgi;
 mod connection;
 pub mod healthcheck;
 pub mod listener;
+mod replies;
 pub mod signals;

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT, as something to wait for. As PID 1 of a container the program would not even notice a signal that
-//! it does not handle.
+//! The signals that ask the program to stop, as something to wait for. As PID 1 of a container it would not even notice
+//! a signal that it does not handle.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Signals {
         let (pipe, write_end) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         let last = Arc::new(AtomicUsize::new(0));
-        for signal in [SIGTERM, SIGINT] {
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
             // In this order: a thread that is woken finds the number.
             flag::register_usize(signal, last.clone(), signal.unsigned_abs() as usize)?;
             pipe::register(signal, write_end.try_clone()?)?;

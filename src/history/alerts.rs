@@ -15,6 +15,8 @@ pub struct Alert {
     /// When it began to fire, in milliseconds since 1970. If two Prometheus report it, Alertmanager takes the earlier
     /// start, so this can move back while it fires.
     pub since: i64,
+    /// The same, unless the sender's clock was ahead: then the moment when it was noted.
+    pub counts_from: i64,
 }
 
 /// Why a change that was asked for is not made.
@@ -103,7 +105,7 @@ impl Alert {
         let fingerprint = value["fingerprint"].as_str()?;
         let is_one = (1..=MAX_FINGERPRINT).contains(&fingerprint.len());
         let since = milliseconds(value["startsAt"].as_str()?)?;
-        is_one.then(|| Self { fingerprint: fingerprint.to_owned(), since })
+        is_one.then(|| Self { fingerprint: fingerprint.to_owned(), since, counts_from: since })
     }
 }
 
@@ -162,6 +164,7 @@ mod tests {
         let alert = |&(fingerprint, since): &(&str, i64)| Alert {
             fingerprint: fingerprint.to_owned(),
             since: since * 1000,
+            counts_from: since * 1000,
         };
         alerts.iter().map(alert).collect()
     }

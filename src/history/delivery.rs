@@ -25,7 +25,7 @@ impl Delivery {
     /// relays add a second one.
     ///
     /// # Errors
-    /// `Malformed` for one field with two values, and for an id that is empty, too long, or not visible ASCII.
+    /// `Malformed` for one field with two values, and for an id that is empty, too long, or not ASCII.
     pub fn from_head(head: &Head) -> Result<Option<Self>, HeadError> {
         let mut first = None;
         for name in ID_FIELDS {
@@ -39,7 +39,7 @@ impl Delivery {
             let is_visible = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
             if !(1..=MAX_ID).contains(&id.len()) || !id.iter().all(is_visible) {
                 return Err(HeadError::Malformed(
-                    "expected 1 to 255 visible ASCII characters in Idempotency-Key, webhook-id or X-GitHub-Delivery",
+                    "expected 1 to 255 ASCII characters, spaces included, in Idempotency-Key, webhook-id or X-GitHub-Delivery",
                 ));
             }
             first = first.or_else(|| Some(Self::Named(String::from_utf8_lossy(id).into_owned())));

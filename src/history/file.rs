@@ -1,18 +1,19 @@
 //! The history in `STATE_DIR`, so that a restart of the program does not forget it. And the machine's clocks.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, warn};
-use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Asked, Ending, History, Moment, Now, Objection};
+use super::writer::Writer;
+use super::{Asked, Ending, History, Now, Objection};
 
 const NAME: &str = "attempts.json";
 
@@ -26,37 +27,48 @@ const LOCK: &str = "sidecar.lock";
 /// that.
 #[derive(Debug)]
 pub struct HistoryFile {
-    path: Option<PathBuf>,
     cooldown: Duration,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    /// Read when it is first needed. A CGI program needs it once its turn has come.
-    history: Option<History>,
-    lock: Option<File>,
+    /// Read when it is first needed. A CGI program needs it once its turn has come. Never locked while the disk is busy.
+    history: Mutex<Option<History>>,
+    lock: Mutex<Option<File>>,
+    writer: Option<Arc<Writer>>,
+    path: Option<PathBuf>,
 }
 
 impl HistoryFile {
     /// In this folder, or in memory alone.
     pub fn new(folder: Option<&Path>, cooldown: Duration) -> Self {
-        Self { path: folder.map(|folder| folder.join(NAME)), cooldown, kept: Mutex::default() }
+        let path = folder.map(|folder| folder.join(NAME));
+        let writer = path.clone().map(Writer::new);
+        Self { cooldown, history: Mutex::default(), lock: Mutex::default(), writer, path }
     }
 
-    /// Takes the folder for this process alone, reads what was attempted before, and makes sure that more can be noted.
+    /// Takes the folder for this server alone, reads what was attempted before, and makes sure that more can be noted.
     ///
     /// # Errors
     /// Why the folder does not serve: `WouldBlock` while another process has it.
-    pub fn open(&self) -> io::Result<()> {
+    pub fn open(&self, until: Instant) -> io::Result<()> {
         if let Some(path) = &self.path {
-            self.kept().lock = Some(locked(&path.with_file_name(LOCK))?);
+            let lock = locked(&path.with_file_name(LOCK), FlockOperation::NonBlockingLockExclusive)?;
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
         }
-        self.note(|_, _| ())
+        self.note(until, |_, _| ())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For one CGI program among others.
+    ///
+    /// # Errors
+    /// `WouldBlock` while a server has the folder: the two would forget each other's changes.
+    pub fn open_shared(&self) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            let lock = locked(&path.with_file_name(LOCK), FlockOperation::NonBlockingLockShared)?;
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        }
+        Ok(())
+    }
+
+    fn history(&self) -> MutexGuard<'_, Option<History>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`History::objection`].
@@ -64,54 +76,60 @@ impl HistoryFile {
     /// # Errors
     /// Why the history cannot be read.
     pub fn objection(&self, asked: &Asked) -> io::Result<Option<Objection>> {
-        self.with_history(|history, now| Ok(history.objection(asked, now.moment, self.cooldown)))
+        self.with_history(|history, now| history.objection(asked, now, self.cooldown))
+    }
+
+    /// The same, as far as it is known without a look at the disk.
+    pub fn known_objection(&self, asked: &Asked) -> Option<Objection> {
+        self.history().as_ref()?.objection(asked, &now(), self.cooldown)
     }
 
     /// See [`History::begin`].
     ///
     /// # Errors
-    /// Why it could not be noted.
-    pub fn begin(&self, asked: Asked) -> io::Result<()> {
-        self.with_history(|history, now| {
-            history.begin(asked, now.moment);
-            self.save(history, now).inspect_err(|_| {
-                // The change will not be made. What the file has of it already would count against others.
-                history.end(Ending::NotSent, now.moment);
-                let _ = self.save(history, now);
-            })
-        })
+    /// Why it could not be noted until then.
+    pub fn begin(&self, asked: Asked, until: Instant) -> io::Result<()> {
+        let noted = self.note(until, |history, now| history.begin(asked, now));
+        if noted.is_err() {
+            // The change will not be made. What the file has of it already would count against others.
+            let _ = self.note(Instant::now(), |history, now| history.end(Ending::NotSent, now));
+        }
+        noted
     }
 
     /// See [`History::close`].
     ///
     /// # Errors
-    /// Why it could not be noted.
-    pub fn close(&self, asked: &Asked) -> io::Result<()> {
-        self.note(|history, _| history.close(asked))
+    /// Why it could not be noted until then.
+    pub fn close(&self, asked: &Asked, until: Instant) -> io::Result<()> {
+        self.note(until, |history, _| history.close(asked))
     }
 
     /// See [`History::end`]. The file says already that it was begun, which is the safe side.
-    pub fn end(&self, ending: Ending) {
-        if let Err(cause) = self.note(|history, now| history.end(ending, now)) {
+    pub fn end(&self, ending: Ending, until: Instant) {
+        if let Err(cause) = self.note(until, |history, now| history.end(ending, now)) {
             error!("noting how an attempt ended, as STATE_DIR says: {cause}");
         }
     }
 
-    fn with_history<T>(&self, of: impl FnOnce(&mut History, &Now) -> io::Result<T>) -> io::Result<T> {
-        let Kept { history, .. } = &mut *self.kept();
-        let now = now();
-        let history = match history {
+    fn with_history<T>(&self, of: impl FnOnce(&mut History, &Now) -> T) -> io::Result<T> {
+        let (mut history, now) = (self.history(), now());
+        let history = match &mut *history {
             Some(history) => history,
             unread => unread.insert(self.load(&now)?),
         };
-        of(history, &now)
+        Ok(of(history, &now))
     }
 
-    fn note(&self, change: impl FnOnce(&mut History, Moment)) -> io::Result<()> {
-        self.with_history(|history, now| {
-            change(history, now.moment);
-            self.save(history, now)
-        })
+    fn note(&self, until: Instant, change: impl FnOnce(&mut History, &Now)) -> io::Result<()> {
+        let text = self.with_history(|history, now| {
+            change(history, now);
+            self.writer.is_some().then(|| history.to_json(now))
+        })?;
+        match (&self.writer, text) {
+            (Some(writer), Some(text)) => writer.write(text, until),
+            _ => Ok(()),
+        }
     }
 
     /// What was kept. A file that makes no sense is set aside, and nothing is remembered: a sidecar that does not start
@@ -121,10 +139,12 @@ impl HistoryFile {
         let Some(path) = &self.path else { return Ok(History::default()) };
         let damage = match read(path) {
             Ok(text) => match History::from_json(&text, now) {
-                Some((history, is_of_another_boot)) => {
-                    // Its moments now count from this boot, so that the time of day counts no more.
-                    if is_of_another_boot {
-                        self.save(&history, now)?;
+                Some((history, _)) => {
+                    if history.has_strange() {
+                        warn!(
+                            "{}: some entries are of another version: they are kept and not read",
+                            path.display()
+                        );
                     }
                     return Ok(history);
                 }
@@ -142,17 +162,6 @@ impl HistoryFile {
         let (name, aside) = (path.display(), aside.display());
         warn!("{name}: {damage}: set aside as {aside}, earlier deliveries are forgotten");
         Ok(History::default())
-    }
-
-    /// Keeps it, whole or not at all.
-    fn save(&self, history: &History, now: &Now) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let new = path.with_extension("new");
-        let written = write(&new, &history.to_json(now)).and_then(|()| fs::rename(&new, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new); // the first error is the one that matters
-        }
-        written.and_then(|()| path.parent().map_or(Ok(()), sync_folder))
     }
 }
 
@@ -180,40 +189,42 @@ pub fn check_folder(folder: &Path) -> io::Result<()> {
     Ok(access(folder, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-/// Two processes that use one folder would forget each other's changes.
-fn locked(path: &Path) -> io::Result<File> {
-    let open =
-        || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = open().or_else(|error| match error.kind() {
-        // Another user made it in the past. The folder is ours to write to.
-        ErrorKind::PermissionDenied => fs::remove_file(path).and_then(|()| open()),
-        _ => Err(error),
+/// Two servers, or a server and CGI programs, that use one folder would forget each other's changes.
+fn locked(path: &Path, how: FlockOperation) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(|error| match error.kind() {
+        // To remove it could take it from a sidecar of that user.
+        ErrorKind::PermissionDenied => io::Error::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "{}: {error}: another user made it: remove it if no sidecar of that user runs",
+                path.display()
+            ),
+        ),
+        _ => error,
     })?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match flock(&file, how) {
         Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
-        // Some file systems have no locks.
-        Ok(()) | Err(_) => Ok(file),
+        Ok(()) => Ok(file),
+        Err(error) => {
+            warn!(
+                "{}: locking: {error}: this file system has no locks, so nothing keeps a second sidecar out of STATE_DIR",
+                path.display()
+            );
+            Ok(file)
+        }
     }
 }
 
-fn read(file: &Path) -> io::Result<String> {
+fn read(path: &Path) -> io::Result<String> {
+    // A FIFO in its place would wait for a writer.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is no regular file"));
+    }
     let mut text = String::new();
-    File::open(file)?.take(MAX_FILE).read_to_string(&mut text)?;
+    file.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
-    file.write_all(text.as_bytes())?;
-    // Otherwise a crash of the machine could leave an empty file under the right name.
-    file.sync_all()
-}
-
-/// Makes the folder's names outlast a loss of power, which the change that is noted may bring.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        // Some file systems cannot.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
-        other => other,
-    }
 }

@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod delivery;
 pub mod file;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,9 @@ pub type Moment = i64;
 /// The beginning of 2026 in milliseconds since 1970. This program is younger: a clock that shows less is not set yet.
 const CLOCK_IS_SET: i64 = 1_767_225_600_000;
 
+/// A sender's clock may differ by a minute, in milliseconds.
+const CLOCK_SKEW: i64 = 60_000;
+
 /// Now, as the machine's clocks show it.
 #[derive(Debug, Clone)]
 pub struct Now {
@@ -42,13 +46,15 @@ pub struct Now {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct History {
     attempts: VecDeque<Attempt>,
+    /// Entries of the file that a newer version may have written.
+    strange: Vec<Value>,
 }
 
 /// A change, its sender, and what tells this delivery from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     pub change: Command,
-    /// The name of the key: two senders may use one id for two deliveries. An alert is the same to all.
+    /// The name of the key. Two senders may use one id for two deliveries, and none can silence another's alerts.
     pub key: String,
     pub delivery: Option<Delivery>,
 }
@@ -111,12 +117,12 @@ pub enum Objection {
 
 impl History {
     /// Why this change must not be sent, if there is a reason.
-    pub fn objection(&self, asked: &Asked, now: Moment, cooldown: Duration) -> Option<Objection> {
+    pub fn objection(&self, asked: &Asked, now: &Now, cooldown: Duration) -> Option<Objection> {
+        let now = now.moment;
         match &asked.delivery {
             Some(delivery @ Delivery::Named(_)) => self.named(asked, delivery, now),
             Some(Delivery::Alerts(alerts)) => {
-                let before: Option<Vec<_>> =
-                    alerts.iter().map(|alert| self.acted_on(asked.change, alert)).collect();
+                let before: Option<Vec<_>> = alerts.iter().map(|alert| self.acted_on(asked, alert)).collect();
                 let objection = |all: Vec<_>| {
                     if all.contains(&Progress::Begun) { Objection::Unfinished } else { Objection::ActedOn }
                 };
@@ -142,8 +148,8 @@ impl History {
     }
 
     /// The progress of the latest attempt for this alert.
-    fn acted_on(&self, change: Command, alert: &Alert) -> Option<Progress> {
-        let last = self.attempts.iter().rev().find(|attempt| attempt.is_for(change, alert));
+    fn acted_on(&self, asked: &Asked, alert: &Alert) -> Option<Progress> {
+        let last = self.attempts.iter().rev().find(|attempt| attempt.is_for(asked, alert));
         last.map(|attempt| attempt.progress)
     }
 
@@ -151,7 +157,7 @@ impl History {
     pub fn close(&mut self, asked: &Asked) {
         let Some(Delivery::Alerts(alerts)) = &asked.delivery else { return };
         for attempt in self.attempts.iter_mut().filter(|attempt| attempt.progress == Progress::Begun) {
-            if alerts.iter().any(|alert| attempt.is_for(asked.change, alert)) {
+            if alerts.iter().any(|alert| attempt.is_for(asked, alert)) {
                 attempt.progress = Progress::Sent;
             }
         }
@@ -168,12 +174,20 @@ impl History {
     }
 
     /// Notes an attempt before it is made.
-    pub fn begin(&mut self, asked: Asked, now: Moment) {
-        self.attempts.push_back(Attempt { at: now, asked, progress: Progress::Begun, reply: None });
+    pub fn begin(&mut self, mut asked: Asked, now: &Now) {
+        if let Some(Delivery::Alerts(alerts)) = &mut asked.delivery
+            && now.time_of_day >= CLOCK_IS_SET
+        {
+            // Otherwise an alert of a clock far ahead would hide all later ones.
+            for alert in alerts.iter_mut().filter(|alert| alert.since > now.time_of_day + CLOCK_SKEW) {
+                alert.counts_from = now.time_of_day;
+            }
+        }
+        self.attempts.push_back(Attempt { at: now.moment, asked, progress: Progress::Begun, reply: None });
     }
 
     /// Notes how the latest attempt ended.
-    pub fn end(&mut self, ending: Ending, now: Moment) {
+    pub fn end(&mut self, ending: Ending, now: &Now) {
         let Some(mut attempt) = self.attempts.pop_back() else { return };
         let (progress, reply) = match ending {
             Ending::NotSent => return,
@@ -184,7 +198,7 @@ impl History {
         attempt.reply = Some(reply).filter(|_| matches!(attempt.asked.delivery, Some(Delivery::Named(_))));
         let key = attempt.asked.key.clone();
         self.attempts.push_back(attempt);
-        self.forget(&key, now);
+        self.forget(&key, now.moment);
     }
 
     /// Forgets what can no longer matter, and then the oldest of a key that has too many names. The latest attempt and
@@ -204,7 +218,8 @@ impl History {
     }
 
     pub fn to_json(&self, now: &Now) -> String {
-        let attempts: Vec<_> = self.attempts.iter().map(Attempt::to_json).collect();
+        let attempts = self.attempts.iter().map(Attempt::to_json);
+        let attempts: Vec<_> = self.strange.iter().cloned().chain(attempts).collect();
         let Now { boot, moment, time_of_day } = now;
         json!({"boot": boot, "moment": moment, "time_of_day": time_of_day, "attempts": attempts}).to_string()
     }
@@ -222,13 +237,22 @@ impl History {
         let is_other_boot = boot.is_empty() || boot != now.boot;
         let since = if then < CLOCK_IS_SET { 0 } else { now.time_of_day.saturating_sub(then).max(0) };
         let shift = if is_other_boot { now.moment.saturating_sub(saved).saturating_sub(since) } else { 0 };
-        let read = |attempt: &Value| {
-            let mut attempt = Attempt::from_json(attempt.as_object()?)?;
-            attempt.at = attempt.at.saturating_add(shift).min(now.moment);
-            Some(attempt)
-        };
-        let attempts = all["attempts"].as_array()?.iter().map(read).collect::<Option<_>>()?;
-        Some((Self { attempts }, is_other_boot))
+        let mut history = Self::default();
+        for entry in all["attempts"].as_array()? {
+            match entry.as_object().and_then(Attempt::from_json) {
+                Some(attempt) => {
+                    let at = attempt.at.saturating_add(shift).min(now.moment);
+                    history.attempts.push_back(Attempt { at, ..attempt });
+                }
+                None => history.strange.push(entry.clone()),
+            }
+        }
+        Some((history, is_other_boot))
+    }
+
+    /// Whether the file had entries that this version cannot read.
+    pub fn has_strange(&self) -> bool {
+        !self.strange.is_empty()
     }
 }
 
@@ -258,15 +282,15 @@ impl Attempt {
     }
 
     /// The start of an alert can move back while it fires. When it fires anew it starts later.
-    fn is_for(&self, change: Command, alert: &Alert) -> bool {
+    fn is_for(&self, asked: &Asked, alert: &Alert) -> bool {
         let is_it = |before: &Alert| {
-            let moved = u64::try_from(before.since.saturating_sub(alert.since));
-            before.fingerprint == alert.fingerprint
-                && moved.is_ok_and(|moved| Duration::from_millis(moved) <= ALERT_START_MOVES)
+            let moved = u64::try_from(before.counts_from.saturating_sub(alert.since));
+            let is_moved = moved.is_ok_and(|moved| Duration::from_millis(moved) <= ALERT_START_MOVES);
+            before.fingerprint == alert.fingerprint && (before.since == alert.since || is_moved)
         };
         let has_it =
             matches!(&self.asked.delivery, Some(Delivery::Alerts(alerts)) if alerts.iter().any(is_it));
-        has_it && self.asked.change == change
+        has_it && self.asked.change == asked.change && self.asked.key == asked.key
     }
 
     /// Whether it must still be remembered. An alert may fire for months.
@@ -285,7 +309,9 @@ impl Attempt {
         match delivery {
             Some(Delivery::Named(id)) => members["id"] = json!(id),
             Some(Delivery::Alerts(alerts)) => {
-                let pairs = alerts.iter().map(|Alert { fingerprint, since }| json!([fingerprint, since]));
+                let pairs = alerts.iter().map(|Alert { fingerprint, since, counts_from }| {
+                    json!([fingerprint, since, counts_from])
+                });
                 members["alerts"] = pairs.collect();
             }
             None => {}
@@ -307,8 +333,12 @@ impl Attempt {
         let delivery = match (members.get("id"), members.get("alerts")) {
             (Some(_), None) => Some(Delivery::Named(text("id")?)),
             (None, Some(Value::Array(alerts))) => {
-                let alert = |pair: &Value| {
-                    Some(Alert { fingerprint: pair[0].as_str()?.to_owned(), since: pair[1].as_i64()? })
+                let alert = |entry: &Value| {
+                    Some(Alert {
+                        fingerprint: entry[0].as_str()?.to_owned(),
+                        since: entry[1].as_i64()?,
+                        counts_from: entry[2].as_i64()?,
+                    })
                 };
                 Some(Delivery::Alerts(alerts.iter().map(alert).collect::<Option<_>>()?))
             }

@@ -17,6 +17,11 @@ fn now(boot: &str, moment: Moment, time_of_day: i64) -> Now {
     Now { boot: boot.to_owned(), moment, time_of_day }
 }
 
+/// A moment of the first boot, on a clock that is set right.
+fn at(moment: Moment) -> Now {
+    now(BOOTS[0], moment, TODAY + moment)
+}
+
 fn asked(change: Command, delivery: Option<Delivery>) -> Asked {
     Asked { change, key: "API_KEY".to_owned(), delivery }
 }
@@ -26,7 +31,7 @@ fn named(change: Command, id: &str) -> Asked {
 }
 
 fn alerts(change: Command, names: &[&str]) -> Asked {
-    let alert = |name: &&str| Alert { fingerprint: (*name).to_owned(), since: 5 };
+    let alert = |name: &&str| Alert { fingerprint: (*name).to_owned(), since: 5, counts_from: 5 };
     asked(change, Some(Delivery::Alerts(names.iter().map(alert).collect())))
 }
 
@@ -37,9 +42,9 @@ fn reply() -> Stored {
 /// A history of these, each made and answered at its second.
 fn history(attempts: &[(Moment, Asked)]) -> History {
     let mut history = History::default();
-    for (at, asked) in attempts {
-        history.begin(asked.clone(), at * SECOND);
-        history.end(Ending::Sent(reply()), at * SECOND);
+    for (second, asked) in attempts {
+        history.begin(asked.clone(), &at(second * SECOND));
+        history.end(Ending::Sent(reply()), &at(second * SECOND));
     }
     history
 }
@@ -58,33 +63,33 @@ fn a_named_delivery_is_carried_out_once_in_ten_minutes() {
         (other_sender, 1000, None),
         (asked(change("power on"), None), 1000, None),
     ] {
-        assert_eq!(history.objection(&again, now * SECOND, COOLDOWN), expected, "{again:?} at {now}");
+        assert_eq!(history.objection(&again, &at(now * SECOND), COOLDOWN), expected, "{again:?} at {now}");
     }
 }
 
 #[test]
 fn what_was_begun_and_never_ended_is_not_begun_again() {
     let mut history = History::default();
-    history.begin(named(change("power cycle"), "a"), 1000 * SECOND);
+    history.begin(named(change("power cycle"), "a"), &at(1000 * SECOND));
     assert_eq!(
-        history.objection(&named(change("power cycle"), "a"), 1001 * SECOND, COOLDOWN),
+        history.objection(&named(change("power cycle"), "a"), &at(1001 * SECOND), COOLDOWN),
         Some(Objection::Unfinished)
     );
-    history.end(Ending::NotSent, 1002 * SECOND);
+    history.end(Ending::NotSent, &at(1002 * SECOND));
     assert_eq!(history, History::default(), "nothing was sent");
 }
 
 #[test]
 fn of_alerts_that_were_begun_and_never_ended_the_outcome_is_unknown() {
     let mut history = history(&[(1000, alerts(change("power cycle"), &["a"]))]);
-    history.begin(alerts(change("power cycle"), &["b"]), 2000 * SECOND);
+    history.begin(alerts(change("power cycle"), &["b"]), &at(2000 * SECOND));
     for (again, expected) in [(&["a"][..], Objection::ActedOn), (&["b"], Objection::Unfinished)] {
-        let found = history.objection(&alerts(change("power cycle"), again), 3000 * SECOND, COOLDOWN);
+        let found = history.objection(&alerts(change("power cycle"), again), &at(3000 * SECOND), COOLDOWN);
         assert_eq!(found, Some(expected), "{again:?}");
     }
     let both = alerts(change("power cycle"), &["a", "b"]);
     for expected in [Objection::Unfinished, Objection::ActedOn] {
-        assert_eq!(history.objection(&both, 3000 * SECOND, COOLDOWN), Some(expected));
+        assert_eq!(history.objection(&both, &at(3000 * SECOND), COOLDOWN), Some(expected));
         history.close(&both);
     }
 }
@@ -102,7 +107,7 @@ fn alerts_are_acted_on_once_however_they_are_grouped() {
         (alerts(change("power cycle"), &["a", "d"]), None),
         (alerts(change("power on"), &["a"]), None),
     ] {
-        assert_eq!(history.objection(&again, 1_000_000 * SECOND, COOLDOWN), expected, "{again:?}");
+        assert_eq!(history.objection(&again, &at(1_000_000 * SECOND), COOLDOWN), expected, "{again:?}");
     }
 }
 
@@ -111,7 +116,7 @@ fn an_alert_whose_start_moves_back_is_the_same_and_one_that_starts_later_is_not(
     let since = |since| {
         asked(
             change("power cycle"),
-            Some(Delivery::Alerts(vec![Alert { fingerprint: "a".to_owned(), since }])),
+            Some(Delivery::Alerts(vec![Alert { fingerprint: "a".to_owned(), since, counts_from: since }])),
         )
     };
     let history = history(&[(1000, since(5))]);
@@ -123,7 +128,7 @@ fn an_alert_whose_start_moves_back_is_the_same_and_one_that_starts_later_is_not(
         (far, Some(Objection::ActedOn)),
         (far - 1, None),
     ] {
-        assert_eq!(history.objection(&since(start), 1_000_000 * SECOND, COOLDOWN), expected, "{start}");
+        assert_eq!(history.objection(&since(start), &at(1_000_000 * SECOND), COOLDOWN), expected, "{start}");
     }
 }
 
@@ -136,7 +141,8 @@ fn a_restart_waits_for_the_end_of_the_last_one() {
                 let ago = Duration::from_millis(ago);
                 Some(Objection::TooSoon { last, ago, wait: COOLDOWN.saturating_sub(ago) })
             };
-            let objection = |at, cooldown| history.objection(&asked(next, None), at, cooldown);
+            let objection =
+                |moment: Moment, cooldown| history.objection(&asked(next, None), &at(moment), cooldown);
             assert_eq!(objection(1_000_000, COOLDOWN), too_soon(0));
             assert_eq!(objection(1_119_000, COOLDOWN), too_soon(119_000));
             assert_eq!(objection(1_119_999, COOLDOWN), too_soon(119_999));
@@ -144,7 +150,7 @@ fn a_restart_waits_for_the_end_of_the_last_one() {
             assert_eq!(objection(1_000_000, Duration::ZERO), None);
         }
         for other in ["power on", "power soft", "power off"] {
-            assert_eq!(history.objection(&asked(change(other), None), 1_000_000, COOLDOWN), None);
+            assert_eq!(history.objection(&asked(change(other), None), &at(1_000_000), COOLDOWN), None);
         }
     }
 }
@@ -154,18 +160,18 @@ fn a_restart_waits_for_the_end_of_the_last_one() {
 fn a_cooldown_ends_while_a_sender_repeats_its_delivery() {
     let history = history(&[(1000, named(change("power cycle"), "a"))]);
     for look in 0..50_000 {
-        let at = 1_000_000 + look * 120_000 / 50_000;
-        let again = history.objection(&named(change("power cycle"), "a"), at, COOLDOWN);
+        let moment = 1_000_000 + look * 120_000 / 50_000;
+        let again = history.objection(&named(change("power cycle"), "a"), &at(moment), COOLDOWN);
         assert_eq!(again, Some(Objection::Answered(reply())));
     }
-    assert_eq!(history.objection(&named(change("power cycle"), "b"), 1_120_000, COOLDOWN), None);
+    assert_eq!(history.objection(&named(change("power cycle"), "b"), &at(1_120_000), COOLDOWN), None);
 }
 
 #[test]
 fn the_same_delivery_is_answered_even_while_it_is_too_soon() {
     let history =
         history(&[(1000, named(change("power cycle"), "a")), (1001, alerts(change("power cycle"), &["x"]))]);
-    let again = |asked| history.objection(&asked, 1002 * SECOND, COOLDOWN);
+    let again = |asked| history.objection(&asked, &at(1002 * SECOND), COOLDOWN);
     assert_eq!(again(named(change("power cycle"), "a")), Some(Objection::Answered(reply())));
     assert_eq!(again(alerts(change("power cycle"), &["x"])), Some(Objection::ActedOn));
 }
@@ -173,10 +179,10 @@ fn the_same_delivery_is_answered_even_while_it_is_too_soon() {
 #[test]
 fn what_the_bmc_declined_is_no_restart() {
     let mut history = History::default();
-    history.begin(named(change("power cycle"), "a"), 0);
-    history.end(Ending::Declined(reply()), 0);
-    assert_eq!(history.objection(&asked(change("power cycle"), None), 0, COOLDOWN), None);
-    let again = history.objection(&named(change("power cycle"), "a"), 0, COOLDOWN);
+    history.begin(named(change("power cycle"), "a"), &at(0));
+    history.end(Ending::Declined(reply()), &at(0));
+    assert_eq!(history.objection(&asked(change("power cycle"), None), &at(0), COOLDOWN), None);
+    let again = history.objection(&named(change("power cycle"), "a"), &at(0), COOLDOWN);
     assert_eq!(again, Some(Objection::Answered(reply())));
 }
 
@@ -184,13 +190,13 @@ fn what_the_bmc_declined_is_no_restart() {
 fn the_oldest_are_forgotten_first() {
     let mut history = History::default();
     for number in 0..=MAX_NAMES {
-        history.begin(named(change("power on"), &number.to_string()), 0);
-        history.end(Ending::Sent(reply()), 0);
+        history.begin(named(change("power on"), &number.to_string()), &at(0));
+        history.end(Ending::Sent(reply()), &at(0));
     }
     assert_eq!(history.attempts.len(), MAX_NAMES);
-    assert_eq!(history.objection(&named(change("power on"), "0"), 0, COOLDOWN), None);
+    assert_eq!(history.objection(&named(change("power on"), "0"), &at(0), COOLDOWN), None);
     assert_eq!(
-        history.objection(&named(change("power on"), "1"), 0, COOLDOWN),
+        history.objection(&named(change("power on"), "1"), &at(0), COOLDOWN),
         Some(Objection::Answered(reply()))
     );
 }
@@ -208,11 +214,11 @@ fn many_alerts_push_out_neither_a_restart_nor_what_other_keys_did() {
         (another, Ending::Sent(reply()), false),
     ] {
         let mut history = history(&before);
-        history.begin(many.clone(), SECOND);
-        history.end(ending, SECOND);
-        let acted = history.objection(&alerts(change("power on"), &["a"]), SECOND, COOLDOWN);
+        history.begin(many.clone(), &at(SECOND));
+        history.end(ending, &at(SECOND));
+        let acted = history.objection(&alerts(change("power on"), &["a"]), &at(SECOND), COOLDOWN);
         assert_eq!(acted.is_none(), forgotten, "{}", many.key);
-        let restart = history.objection(&asked(change("power reset"), None), SECOND, COOLDOWN);
+        let restart = history.objection(&asked(change("power reset"), None), &at(SECOND), COOLDOWN);
         assert!(matches!(restart, Some(Objection::TooSoon { .. })), "{}: {restart:?}", many.key);
     }
 }
@@ -241,14 +247,17 @@ fn it_survives_being_written_down() {
         (2, named(change("power on"), "\"a\"\u{1}")),
         (3, alerts(change("power cycle"), &["f t", "g u"])),
     ]);
-    history.begin(named(change("power cycle"), "c"), 3500);
-    history.end(Ending::Declined(reply()), 3500);
-    history.begin(named(change("power soft"), "b"), 4000);
+    history.begin(named(change("power cycle"), "c"), &at(3500));
+    history.end(Ending::Declined(reply()), &at(3500));
+    history.begin(named(change("power soft"), "b"), &at(4000));
     let text = history.to_json(&now(BOOTS[0], 5000, TODAY));
     // Within one boot the time of day does not count, wherever it jumps.
     for time_of_day in [TODAY, 0, TODAY - 5 * HOUR, TODAY + 5 * HOUR] {
         let read = History::from_json(&text, &now(BOOTS[0], 9000, time_of_day));
-        assert_eq!(read.as_ref(), Some(&(History { attempts: history.attempts.drain(..).collect() }, false)));
+        assert_eq!(
+            read.as_ref(),
+            Some(&(History { attempts: history.attempts.drain(..).collect(), ..History::default() }, false))
+        );
         history = read.unwrap().0;
     }
 }
@@ -286,38 +295,74 @@ fn an_attempt_in_the_future_counts_as_now() {
     }
 }
 
+fn read(text: &str) -> Option<History> {
+    History::from_json(text, &now(BOOTS[0], 5, TODAY)).map(|(history, _)| history)
+}
+
+fn file(attempts: &Value) -> String {
+    json!({"boot": BOOTS[0], "moment": 5, "time_of_day": TODAY, "attempts": attempts}).to_string()
+}
+
 #[test]
 fn nothing_is_made_of_anything_else() {
-    let read = |text: &str| History::from_json(text, &now(BOOTS[0], 5, TODAY));
-    let file = |attempts: &Value| {
-        json!({"boot": BOOTS[0], "moment": 5, "time_of_day": TODAY, "attempts": attempts}).to_string()
-    };
+    for text in ["", "{", "[]", "{\"attempts\":[]}", &file(&json!({})), &file(&json!(7))] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}
+
+/// A newer version may have written it.
+#[test]
+fn a_strange_entry_is_kept_and_not_read() {
     let good = json!({"at": 1, "command": "power on", "key": "API_KEY", "id": "a"});
     let with = |name: &str, value: Value| {
-        let mut bad = good.clone();
-        bad[name] = value;
-        file(&json!([bad]))
+        let mut strange = good.clone();
+        strange[name] = value;
+        strange
     };
-    assert!(read(&with("id", json!("b"))).is_some());
-    for text in [
-        String::new(),
-        "{".to_owned(),
-        "[]".to_owned(),
-        "{\"attempts\":[]}".to_owned(),
-        file(&json!({})),
-        file(&json!([7])),
+    for strange in [
+        json!(7),
         with("at", json!("yesterday")),
         with("command", json!("power status")),
         with("command", json!("raw 0x0 0x2")),
         with("key", Value::Null),
         with("id", json!(7)),
         with("alerts", json!(["a"])),
-        file(&json!([{"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}])),
+        json!({"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}),
         with("ended", json!("yes")),
         with("ended", json!(true)),
         with("status", json!(70_000)),
         with("status", json!(200)),
     ] {
-        assert_eq!(read(&text), None, "{text}");
+        let history = read(&file(&json!([strange, good]))).unwrap();
+        assert!(history.has_strange(), "{strange}");
+        assert_eq!(history.attempts.len(), 1, "{strange}");
+        let again: Value = serde_json::from_str(&history.to_json(&at(5))).unwrap();
+        assert_eq!(again["attempts"], json!([strange, good]));
     }
+}
+
+/// Or a key that only switches on could silence another's alerts.
+#[test]
+fn an_alert_is_a_key_s_own() {
+    let history = history(&[(1000, alerts(change("power cycle"), &["a"]))]);
+    let other = Asked { key: "ACCESS_OTHER_KEY".to_owned(), ..alerts(change("power cycle"), &["a"]) };
+    assert_eq!(history.objection(&other, &at(1_000_000 * SECOND), COOLDOWN), None);
+}
+
+#[test]
+fn an_alert_of_a_clock_far_ahead_hides_no_later_one() {
+    let starting = |since| {
+        asked(
+            change("power cycle"),
+            Some(Delivery::Alerts(vec![Alert { fingerprint: "a".to_owned(), since, counts_from: since }])),
+        )
+    };
+    let ahead = TODAY + 5 * 24 * HOUR;
+    let mut history = History::default();
+    history.begin(starting(ahead), &at(0));
+    history.end(Ending::Sent(reply()), &at(0));
+    let objection = |since| history.objection(&starting(since), &at(HOUR), COOLDOWN);
+    assert_eq!(objection(ahead), Some(Objection::ActedOn), "the same notification once more");
+    assert_eq!(objection(TODAY - HOUR), Some(Objection::ActedOn), "its start moved back");
+    assert_eq!(objection(TODAY + HOUR), None, "it fires anew");
 }

@@ -46,10 +46,19 @@ impl Scene {
         Arc::new(admitted)
     }
 
+    /// The same, by another key.
+    fn request_of(&self, key: &'static str, name: &str) -> Arc<Admitted> {
+        Arc::new(self.admitted_by(key, name, "", Duration::ZERO))
+    }
+
     fn admitted(&self, name: &str, id: &str, head_came: Duration) -> Admitted {
+        self.admitted_by("KEY", name, id, head_came)
+    }
+
+    fn admitted_by(&self, key: &'static str, name: &str, id: &str, head_came: Duration) -> Admitted {
         let command = Command::all().find(|command| command.name() == name).unwrap();
-        let credential = Credential::fixed("KEY", "k", |_| Ok(())).unwrap();
-        let keys = Keys(vec![Key { name: "KEY".into(), credential, allows: Command::words() }]);
+        let credential = Credential::fixed("k", |_| Ok(())).unwrap();
+        let keys = Keys(vec![Key { name: key.into(), credential, allows: Command::words() }]);
         let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
         let delivery = Some(Delivery::Named(id.to_owned())).filter(|_| !id.is_empty());
         let authorised = keys.authorise(&head, command).unwrap();
@@ -111,18 +120,24 @@ fn a_change_does_not_wait_for_a_read_nor_a_read_for_a_change() {
 }
 
 #[test]
-fn eight_changes_wait_and_a_ninth_is_refused() {
+fn four_changes_of_a_key_wait_and_eight_in_all() {
     let mut scene = Scene::new();
     scene.ask("power on");
     scene.start(Kind::Change);
-    for _ in 0..MAX_CHANGES {
-        scene.ask("power on");
+    let refusal = |scene: &mut Scene, key: &'static str| {
+        let change = scene.request_of(key, "power on");
+        scene.enqueue(change).err().and_then(|failure| failure.detail().map(str::to_owned))
+    };
+    for key in ["one", "two"] {
+        for _ in 0..MAX_CHANGES_OF_A_KEY {
+            assert_eq!(refusal(&mut scene, key), None);
+        }
+        assert_eq!(refusal(&mut scene, key).unwrap(), "too many changes of this key are waiting");
     }
-    let ninth = scene.request("power on", "", Duration::ZERO);
-    assert_eq!(scene.enqueue(ninth).map_err(|failure| failure.code()), Err(Code::Busy));
+    assert_eq!(refusal(&mut scene, "three").unwrap(), "too many changes are waiting");
     scene.finish(Kind::Change);
     scene.start(Kind::Change);
-    scene.ask("power on");
+    assert_eq!(refusal(&mut scene, "three"), None);
 }
 
 #[test]
@@ -144,7 +159,7 @@ fn the_same_delivery_waits_for_the_first_one_whether_that_waits_or_runs() {
 #[test]
 fn the_same_delivery_finds_its_place_even_where_a_new_one_is_refused() {
     let mut scene = Scene::new();
-    for number in 0..MAX_CHANGES {
+    for number in 0..MAX_CHANGES_OF_A_KEY {
         scene.deliver("power on", &number.to_string());
     }
     let again = scene.request("power on", "3", Duration::ZERO);

@@ -502,3 +502,49 @@ fn a_repeated_delivery_is_answered_while_a_hanging_change_blocks_the_queue() {
     again.reply().expect(200, cycled());
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
 }
+
+/// Or a key that may only do little could silence the alerts of another for a week.
+#[test]
+fn an_alert_of_another_key_is_another_alert() {
+    let other = "other-0123456789abcdef";
+    let sidecar = without_cooldown(DONE).env("ACCESS_O_KEY", other).env("ACCESS_O_ALLOW", "cycle").start();
+    let mut ahead = alert("firing", "one");
+    ahead["startsAt"] = json!("2030-01-01T00:00:00Z");
+    let post =
+        |key: &str, body: String| sidecar.post("/power/cycle").key(key).body(body).expect(200, cycled());
+    post(other, notification(from_ref(&ahead)));
+    post(KEY, notification(&[alert("firing", "one")]));
+    assert_eq!(sidecar.ipmitool_runs().len(), 2);
+}
+
+/// Their replies do not wait for it, and a change that could not be noted is not sent.
+#[test]
+fn a_history_that_cannot_be_written_is_told_in_time() {
+    let state = TempDir::new();
+    let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).start();
+    // A FIFO in place of the file that is written: it has no reader.
+    let fifo = state.path().join("attempts.new");
+    assert!(
+        std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo, of coreutils").success()
+    );
+    let cycle = sidecar.post("/power/cycle").key(KEY).header(ID, "d-1");
+    cycle
+        .expect_failure(500, "internal")
+        .error_contains("noting it in STATE_DIR")
+        .within(Duration::from_secs(9));
+    assert!(sidecar.ipmitool_runs().is_empty());
+    assert_eq!(sidecar.post("/power/on").key(KEY).send().status, 200);
+    sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
+}
+
+#[test]
+fn a_fifo_in_place_of_the_history_is_set_aside() {
+    let state = TempDir::new();
+    let fifo = state.path().join("attempts.json");
+    assert!(
+        std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo, of coreutils").success()
+    );
+    let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).start();
+    sidecar.logs("it is no regular file: set aside as ");
+    sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").expect(200, cycled());
+}

@@ -188,7 +188,8 @@ impl Row {
     /// Tests this row. Returns its line of the printed table, with the times of the replies.
     fn run(&self) -> String {
         let sidecar = self.cause.start_sidecar(self.request_timeout());
-        eventually("both workers have started", || sidecar.resources().threads == 3);
+        // One for the sockets, two workers, and one for each file with user or password.
+        eventually("all threads have started", || sidecar.resources().threads == 5);
         let before = sidecar.resources();
 
         self.cause.start(&sidecar);

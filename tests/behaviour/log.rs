@@ -1,6 +1,6 @@
 //! The log: the lines of each level, and the text that no level may contain.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{KEY, Running, Sidecar, SimulatedBmc, eventually};
+use crate::support::{KEY, Running, Sidecar, SimulatedBmc, TempDir, eventually};
 
 /// `/health` waits for nothing, not even for the log.
 const HEALTH_LIMIT: Duration = Duration::from_secs(1);
@@ -216,4 +216,31 @@ fn lost_lines_are_counted_in_the_log() {
         assert_eq!(written + lost.iter().sum::<usize>(), 1 + requests + 2, "{lost:?}");
         assert!(lost[0] > 50, "{lost:?}");
     });
+}
+
+/// Someone tries one key after the other.
+#[test]
+fn a_refused_key_is_logged_once_and_not_for_each_request() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).start();
+    for _ in 0..50 {
+        sidecar.get("/power/status").key("wrong").expect_failure(401, "unauthorized");
+    }
+    let lines = sidecar.log().lines().filter(|line| line.contains("unauthorized")).count();
+    assert_eq!(lines, 1, "{}", sidecar.log());
+}
+
+/// As a service's `2>FILE` has it.
+#[test]
+fn a_log_in_a_file_is_complete_at_the_end() {
+    let files = TempDir::new();
+    let path = files.file("log", "");
+    let log = OpenOptions::new().append(true).open(&path).expect("a file");
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).env("RUST_LOG", "debug").start_logging_to(log);
+    for _ in 0..20 {
+        sidecar.get("/power/status").key(KEY).send();
+    }
+    sidecar.signal(Signal::TERM).exits(0, Duration::from_secs(5));
+    let text = fs::read_to_string(path).expect("text");
+    assert_eq!(text.lines().filter(|line| line.contains("answered after")).count(), 20, "{text}");
+    assert_eq!(text.lines().last(), Some("INFO stopped"));
 }

@@ -2,6 +2,7 @@
 
 use std::array;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -274,4 +275,94 @@ fn a_client_that_closed_its_sending_side_gets_the_reply_of_a_running_command() {
     let status = sidecar.get("/power/status").key(KEY).begin();
     sidecar.wait_for_bmc_call("get power");
     status.half_close().reply().expect(200, is_on());
+}
+
+/// One client sends all of force-off, and then connects anew and sends on. Clients without a key ask for `/health` beside
+/// it, so that new connections and old ones are ready at the same time.
+#[test]
+fn a_thousand_pairs_of_changes_keep_their_order_beside_many_clients() {
+    const PAIRS: usize = 1_000;
+    const OTHERS: usize = 24;
+    let script = "case \"$*\" in *'power off') echo 'Chassis Power Control: Down/Off' ;; *) echo 'Chassis Power Control: Up/On' ;; esac";
+    let sidecar = Sidecar::with_fake_ipmitool(script).start();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..OTHERS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    sidecar.get("/health").send();
+                }
+            });
+        }
+        let pairs = scope.spawn(|| {
+            for _ in 0..PAIRS {
+                let off = sidecar.post("/power/force-off").key(KEY).begin();
+                let on = sidecar.post("/power/on").key(KEY).begin();
+                assert_eq!((off.reply().status, on.reply().status), (200, 200));
+            }
+        });
+        let result = pairs.join();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(result.is_ok(), "every change is answered with 200");
+    });
+    let runs = sidecar.ipmitool_runs();
+    let inverted = runs.chunks(2).filter(|pair| !pair[0].arguments.ends_with("power off")).count();
+    assert_eq!((runs.len(), inverted), (2 * PAIRS, 0));
+}
+
+/// A key that may only switch on, in a loop.
+#[test]
+fn one_key_leaves_room_for_another() {
+    const OTHER: &str = "k3y-0f9e8d7c6b5a4f3e2d1c";
+    let script = "case \"$*\" in *'power on') exec sleep 600 ;; *status) echo 'Chassis Power is on' ;; esac; echo 'Chassis Power Control: Down/Off'";
+    let sidecar = Sidecar::with_fake_ipmitool(script)
+        .env("ACCESS_LOOP_KEY", OTHER)
+        .env("ACCESS_LOOP_ALLOW", "on")
+        .env("REQUEST_TIMEOUT", "20")
+        .start();
+    let repeat = || sidecar.post("/power/on").key(OTHER).header("Idempotency-Key", "d-1").begin();
+    let looping: Vec<_> = (0..90).map(|_| repeat()).collect();
+    sidecar.wait_for_ipmitool_runs(1);
+    sidecar.get("/power/status").key(KEY).expect(200, is_on());
+    let changes: Vec<_> = (0..5).map(|_| sidecar.post("/power/on").key(OTHER).begin()).collect();
+    sidecar.get("/health").send();
+    let force_off = sidecar.post("/power/force-off").key(KEY).begin();
+    sidecar.logs("power off (API_KEY from").logs("too many requests of this key are waiting");
+    assert!(sidecar.log().contains("accepted"));
+    drop((looping, changes, force_off));
+}
+
+/// It was carried out and answered. So it is not "not sent", however full the queue is.
+#[test]
+fn a_known_delivery_is_answered_before_any_limit_counts() {
+    let script = "case \"$*\" in *'power off') exec sleep 600 ;; esac; echo 'Chassis Power Control: Up/On'";
+    let sidecar = Sidecar::with_fake_ipmitool(script).start();
+    let deliver = || sidecar.post("/power/on").key(KEY).header("Idempotency-Key", "d-1");
+    deliver().expect(200, is_up());
+    let hanging = sidecar.post("/power/force-off").key(KEY).begin();
+    sidecar.wait_for_ipmitool_runs(2);
+    let waiting: Vec<_> = (0..4).map(|_| sidecar.post("/power/on").key(KEY).begin()).collect();
+    sidecar.get("/health").send();
+    sidecar
+        .post("/power/on")
+        .key(KEY)
+        .expect_failure(503, "busy")
+        .error_contains("too many changes of this key");
+    let again = deliver().expect(200, is_up()).within(Duration::from_secs(3));
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    drop((hanging, waiting));
+}
+
+#[test]
+fn a_change_whose_own_body_came_too_late_is_told_so() {
+    let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power Control: Up/On'")
+        .env("REQUEST_TIMEOUT", "7")
+        .start();
+    let request = sidecar.post("/power/on").key(KEY).body("1234").bytes();
+    let (all_but_one, last) = request.split_at(request.len() - 1);
+    let connection = sidecar.connect().write(all_but_one);
+    sleep(Duration::from_secs(3));
+    let told = connection.write(last).reply().expect_failure(503, "busy");
+    told.error_contains("its body took the time it had");
+    assert!(sidecar.ipmitool_runs().is_empty());
 }

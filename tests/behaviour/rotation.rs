@@ -6,6 +6,8 @@ use std::process::Command;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::{KEY, Sidecar, SimulatedBmc, eventually};
 
 /// The program reads each file again once a second.
@@ -90,8 +92,6 @@ type Break = fn(&Path);
 /// Ways in which a file of a secret can become unusable.
 const BROKEN: &[(&str, Break)] = &[
     ("missing", |path| fs::remove_file(path).unwrap()),
-    ("empty", |path| fs::write(path, "").unwrap()),
-    ("a line without text", |path| fs::write(path, "\n").unwrap()),
     ("too large", |path| fs::write(path, "x".repeat(5000)).unwrap()),
     ("no text", |path| fs::write(path, b"k3y-\xff\xfe-0123456789").unwrap()),
     ("a placeholder", |path| fs::write(path, "REPLACE_WITH_YOUR_KEY").unwrap()),
@@ -172,4 +172,42 @@ fn fifty_polls_with_a_wrong_password_reach_the_bmc_once() {
         poll().expect_failure(502, "bmc_bad_password");
     }
     assert_eq!(runs(), 3);
+}
+
+/// Emptying the file is the way to revoke a key at once.
+#[test]
+fn an_emptied_file_revokes_its_key_and_a_login_keeps_its_last_value() {
+    for nothing in ["", "\n"] {
+        let sidecar = Sidecar::with_fake_ipmitool(ANSWERING)
+            .file("API_KEY", KEY)
+            .file("BMC_PASSWORD", "fake-bmc-pw")
+            .start();
+        sidecar.file("BMC_PASSWORD", nothing);
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+        sidecar.file("API_KEY", nothing);
+        eventually("the key is revoked", || sidecar.get("/power/status").key(KEY).send().status == 401);
+        sidecar.logs("WARN API_KEY: ").logs("is empty: a key is valid no more");
+        sidecar.file("API_KEY", KEY);
+        eventually("the key is valid again", || sidecar.get("/power/status").key(KEY).send().status == 200);
+    }
+}
+
+/// Opening such a file waits for the holder of the lease, up to 45 s (fcntl(2), `F_SETLEASE`), and a FIFO for its writer.
+#[test]
+fn a_file_that_hangs_holds_up_no_request() {
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).file("API_KEY", KEY).start();
+    let path = sidecar.path_of("API_KEY");
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo, of coreutils").success());
+    for _ in 0..8 {
+        sidecar.get("/health").send().within(Duration::from_secs(1));
+        sidecar
+            .get("/power/status")
+            .key("wrong")
+            .expect_failure(401, "unauthorized")
+            .within(Duration::from_secs(1));
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+        sleep(REREAD / 2);
+    }
+    sidecar.signal(Signal::TERM).exits(0, Duration::from_secs(3));
 }

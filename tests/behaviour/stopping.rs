@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: the program finishes and answers all accepted requests, then exits.
 
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -153,4 +154,39 @@ fn as_pid_1() -> &'static [&'static str] {
     };
     let found = [root, user].into_iter().find(|launcher| works(launcher));
     found.expect("unshare, of util-linux, and root or user namespaces")
+}
+
+/// Whether the terminal went away, or somebody pressed Ctrl-\\.
+#[test]
+fn a_hangup_and_a_quit_stop_the_program_in_order() {
+    for signal in [Signal::HUP, Signal::QUIT] {
+        let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_secs(1))).start();
+        let change = sidecar.post("/power/on").key(KEY).begin();
+        sidecar.wait_for_bmc_call("set power 1").signal(signal).no_longer_listens();
+        assert_eq!(change.reply().status, 200);
+        sidecar.exits(0, AT_ONCE).bmc_was_asked(["set power 1"]);
+    }
+}
+
+/// A core would hold the key and the password.
+#[test]
+fn the_program_leaves_no_core() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid().as_raw_pid())).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    sidecar.signal(Signal::XFSZ); // it is ignored: a log that has grown to its limit is no reason to end
+    assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+}
+
+/// Its caller would otherwise never know that the change may have been made.
+#[test]
+fn a_second_signal_answers_the_caller_of_a_running_change() {
+    let sidecar =
+        Sidecar::with_fake_ipmitool("echo 'Discovered IPMB address 0x0' >&2; exec sleep 600").start();
+    let running = sidecar.post("/power/on").key(KEY).begin();
+    sidecar.wait_for_ipmitool_runs(1).signal(Signal::TERM).no_longer_listens();
+    sidecar.signal(Signal::TERM);
+    running.reply().expect_failure(504, "outcome_unknown");
+    sidecar.exits(143, AT_ONCE);
 }

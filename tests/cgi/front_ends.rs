@@ -93,21 +93,23 @@ fn table() -> Vec<Case> {
 
 enum FrontEnd {
     Listener(Running),
-    /// The program, started with CGI variables. The listener beside it gets no requests.
-    Cgi(Running),
+    /// The program, started with CGI variables. The listener beside it gets no requests and has another `STATE_DIR`.
+    Cgi(Running, TempDir),
     WebServer(Served),
 }
 
 impl FrontEnd {
     const fn running(&self) -> &Running {
         match self {
-            Self::Listener(running) | Self::Cgi(running) | Self::WebServer(Served { running, .. }) => running,
+            Self::Listener(running) | Self::Cgi(running, _) | Self::WebServer(Served { running, .. }) => {
+                running
+            }
         }
     }
 
     fn reply(&self, case: &Case) -> (u16, Map<String, Value>) {
         let request = match self {
-            Self::Cgi(running) => return run_cgi(running, case),
+            Self::Cgi(running, state) => return run_cgi(running, state, case),
             Self::Listener(running) => running.request(case.method, case.target),
             Self::WebServer(served) => served.request(case.method, case.target),
         };
@@ -118,8 +120,8 @@ impl FrontEnd {
     }
 }
 
-fn run_cgi(running: &Running, case: &Case) -> (u16, Map<String, Value>) {
-    let cgi = cgi(running, case.method, case.target);
+fn run_cgi(running: &Running, state: &TempDir, case: &Case) -> (u16, Map<String, Value>) {
+    let cgi = cgi(running, case.method, case.target).variable("STATE_DIR", state.path());
     let cgi = case.headers.iter().fold(cgi, |cgi, (name, value)| cgi.header(name, value));
     let reply = if case.body.is_empty() { cgi } else { cgi.body(case.body) }.run();
     (reply.status, reply.json)
@@ -151,7 +153,7 @@ fn assert_like_the_listener(front_end: impl FnOnce(Sidecar) -> FrontEnd) {
 
 #[test]
 fn the_cgi_program_answers_like_the_listener() {
-    assert_like_the_listener(|sidecar| FrontEnd::Cgi(sidecar.start()));
+    assert_like_the_listener(|sidecar| FrontEnd::Cgi(sidecar.without("STATE_DIR").start(), TempDir::new()));
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::cgi::program::{Cgi, RunningCgi, cgi};
-use crate::support::{KEY, Running, Sidecar, TempDir, eventually, has_ended, wait_for};
+use crate::support::{KEY, Running, Sidecar, TempDir, eventually, has_ended};
 
 /// For a reply of the program on a busy machine.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -90,28 +91,40 @@ fn changes_run_in_the_order_of_arrival() {
     assert_eq!(run, ["on", "cycle", "reset", "soft", "off", "on"]);
 }
 
-/// A web server may kill the program after its time limit. The `ipmitool` of that program still runs.
+/// A web server may kill the program after its time limit. Otherwise its `ipmitool` would keep the lock without a deadline.
 #[test]
-fn a_queue_stays_locked_while_its_ipmitool_runs() {
-    let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 3; fi; {DONE}"#);
+fn a_killed_program_takes_its_ipmitool_along() {
+    let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 600; fi; {DONE}"#);
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
     let first = request(&sidecar, &state, "POST", "/power/on").begin();
     sidecar.wait_for_ipmitool_runs(1);
     let ipmitool = sidecar.ipmitool_runs()[0].pid;
     first.kill();
+    eventually("ipmitool has ended", || has_ended(ipmitool));
+    assert_eq!(request(&sidecar, &state, "POST", "/power/reset").run().status, 200);
+}
 
-    let second = request(&sidecar, &state, "POST", "/power/reset").begin();
-    wait_until_queued(&second);
-    assert!(
-        !has_ended(ipmitool) && sidecar.ipmitool_runs().len() == 1,
-        "the second run must wait for the first"
-    );
-    let overlapped = wait_for(Duration::from_secs(10), || match sidecar.ipmitool_runs().len() {
-        1 => None,
-        _ => Some(!has_ended(ipmitool)),
-    });
-    assert_eq!(overlapped, Some(false));
-    assert_eq!(second.reply().status, 200);
+#[test]
+fn a_program_that_is_told_to_stop_answers_what_it_knows() {
+    let body = "echo 'Discovered IPMB address 0x0' >&2; exec sleep 600";
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(body).start(), TempDir::new());
+    let running = request(&sidecar, &state, "POST", "/power/on").begin();
+    sidecar.wait_for_ipmitool_runs(1);
+    let ipmitool = sidecar.ipmitool_runs()[0].pid;
+    let pid = Pid::from_raw(running.pid().try_into().expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::TERM).expect("a process");
+    running.reply().expect_failure(504, "outcome_unknown");
+    eventually("ipmitool has ended", || has_ended(ipmitool));
+}
+
+/// The two would forget each other's changes.
+#[test]
+fn a_program_does_not_share_its_folder_with_a_server() {
+    let state = TempDir::new();
+    let sidecar = Sidecar::with_fake_ipmitool(DONE).env("STATE_DIR", state.path()).start();
+    let refused = request(&sidecar, &state, "POST", "/power/on").run().expect_failure(500, "internal");
+    assert!(refused.json["error"].as_str().is_some_and(|error| error.contains("a server uses STATE_DIR")));
+    assert!(sidecar.ipmitool_runs().is_empty());
 }
 
 #[test]

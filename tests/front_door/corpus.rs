@@ -15,8 +15,8 @@ use crate::support::KEY;
 /// More than the 5 s after which an incomplete request times out.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The number of requests at the same time. It must not fill the queue of changes.
-const AT_A_TIME: usize = 8;
+/// The number of requests at the same time. It must not fill the places of a key in the queue of changes.
+const AT_A_TIME: usize = 4;
 
 const NO_CODING: &str = "another transfer coding than chunked: no sender of webhooks needs one";
 const DROPPED: &str =

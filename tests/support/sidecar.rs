@@ -59,8 +59,11 @@ impl Sidecar {
     pub fn with_bmc(bmc: SimulatedBmc) -> Self {
         let ipmitool = require("ipmitool");
         let bmc = bmc.start();
-        let mut sidecar = Self::unconfigured()
-            .env("IPMITOOL", ipmitool)
+        let mut sidecar = Self::unconfigured();
+        if std::env::var_os("IPMITOOL_UNDER_TEST").is_some() {
+            sidecar = sidecar.env("IPMITOOL", ipmitool);
+        }
+        let mut sidecar = sidecar
             .env("API_KEY", KEY)
             .env("BMC_HOST", bmc.address.ip().to_string())
             .env("BMC_PORT", bmc.address.port().to_string())

@@ -163,8 +163,10 @@ pub fn unique_address(port: u16) -> SocketAddr {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();
-    assert!(count < 255, "one test run needs more addresses than there are");
-    let last = u8::try_from(count).expect("under 255");
+    assert!(count < 2 * 254, "one test run needs more addresses than there are");
+    // Half of all second bytes for the first 254 addresses, the other half for the rest.
+    let high = if count < 254 { high & 0x7f } else { high | 0x80 };
+    let last = u8::try_from(count % 254 + 1).expect("at most 254");
     SocketAddr::from((Ipv4Addr::new(127, high.max(1), low, last), port))
 }
 

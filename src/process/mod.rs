@@ -1,24 +1,29 @@
 //! Runs one `Invocation` under a deadline and an output cap, and gives an `Outcome`. Knows no IPMI.
 
+mod child;
+mod reaping;
+mod system;
+
+pub use self::child::become_child;
+use self::reaping::{reap, running};
+pub use self::system::{check_system, find_program, handle_sigchld, protect};
+
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{Access, access};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open, waitpgid,
-};
-use signal_hook::consts::SIGCHLD;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::secret::Secret;
 use crate::timing::{INTERRUPT_GRACE, REAP_TIMEOUT};
@@ -112,53 +117,6 @@ impl Interrupt {
     }
 }
 
-/// Where a shell looks if there is no `PATH`, as in some web servers' CGI programs.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The absolute path of a program, by the rules of a shell: as it stands when it names a folder, on `path`
-/// otherwise.
-///
-/// # Errors
-/// Why there is no such program to run.
-pub fn find_program(name: &str, path: &str) -> io::Result<PathBuf> {
-    let runnable = |candidate: &Path| -> io::Result<PathBuf> {
-        let absolute = std::path::absolute(candidate)?;
-        if !absolute.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        access(&absolute, Access::EXEC_OK)?;
-        Ok(absolute)
-    };
-    if name.contains('/') {
-        return runnable(Path::new(name));
-    }
-    let folders = if path.is_empty() { DEFAULT_PATH } else { path };
-    let mut found = std::env::split_paths(folders).filter_map(|folder| runnable(&folder.join(name)).ok());
-    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not found on PATH"))
-}
-
-/// A parent may have set SIGCHLD to be ignored. Then the system reaps our children and does not tell how they ended
-/// (wait(2)). A handler of any kind changes that.
-///
-/// # Errors
-/// When no handler can be set.
-pub fn handle_sigchld() -> io::Result<()> {
-    signal_hook::flag::register(SIGCHLD, Arc::default()).map(drop)
-}
-
-/// Whether this system tells when a child ends.
-///
-/// # Errors
-/// That it does not, and what would.
-pub fn check_system() -> io::Result<()> {
-    let opened = pidfd_open(getpid(), PidfdFlags::empty());
-    opened.map(drop).map_err(|error| {
-        io::Error::other(format!(
-            "pidfd_open: {error}: expected Linux 5.3 or newer, and a container engine that is no older"
-        ))
-    })
-}
-
 /// Runs it to its end, or until `deadline`. By then it is dead and reaped in any case. Blocks.
 ///
 /// Its standard input is `lock`, an empty file that stays locked as long as the run lives, or nothing.
@@ -168,7 +126,6 @@ pub fn run(
     deadline: Instant,
     interrupt: &Interrupt,
 ) -> Outcome {
-    unreaped().retain(|group| !is_reaped(*group));
     let started = Instant::now();
     let not_started = |error| Outcome {
         stdout: Output::default(),
@@ -190,45 +147,28 @@ pub fn run(
         .stderr(Stdio::piped())
         .process_group(0) // a Ctrl-C at our terminal is not meant for it
         .spawn();
-    match child.and_then(Run::new) {
-        Ok(run) => Outcome { took: started.elapsed(), ..run.watch(deadline, interrupt) },
-        Err(error) => not_started(error),
-    }
+    let child = match child {
+        Ok(child) => child,
+        Err(error) => return not_started(error),
+    };
+    let pid = Pid::from_child(&child);
+    running(pid);
+    let outcome = match Run::new(child) {
+        Ok(run) => run.watch(deadline, interrupt),
+        // It has started, and may have sent its command before it was killed.
+        Err(error) => {
+            warn!("watching {}: {error}: it was killed", invocation.program.display());
+            Outcome { end: End::Stopped, ..not_started(error) }
+        }
+    };
+    reap(pid);
+    Outcome { took: started.elapsed(), ..outcome }
 }
 
 /// A web server's chroot may lack it: then it is that which is missing, and not the program.
 fn null() -> io::Result<OwnedFd> {
     let file = File::open("/dev/null");
     file.map(OwnedFd::from).map_err(|error| io::Error::other(format!("opening /dev/null: {error}")))
-}
-
-/// Process groups that were killed and not yet gone at the end of their run, as on a busy machine. Later runs reap them.
-static UNREAPED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
-
-fn unreaped() -> MutexGuard<'static, Vec<Pid>> {
-    UNREAPED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reaps what a run leaves behind. As PID 1 of a container this program inherits it.
-fn reap_group(group: Pid) {
-    let until = Instant::now() + REAP_TIMEOUT;
-    while !is_reaped(group) {
-        if Instant::now() >= until {
-            return unreaped().push(group);
-        }
-        thread::sleep(Duration::from_millis(1)); // it has been killed, and is about to end
-    }
-}
-
-/// True when every process of the group is reaped.
-fn is_reaped(group: Pid) -> bool {
-    loop {
-        match waitpgid(group, WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) => return false,
-            Err(_) => return true,
-        }
-    }
 }
 
 /// A child with its outputs.
@@ -253,7 +193,6 @@ impl Run {
         match watched() {
             Ok((exited, stdout, stderr)) => Ok(Self { child, pid, exited, stdout, stderr }),
             Err(error) => {
-                // No descriptor is left to watch it with. It had no time to send anything.
                 child.kill()?;
                 child.wait()?;
                 Err(error)
@@ -273,7 +212,6 @@ impl Run {
         let _ = kill_process_group(self.pid, Signal::KILL);
         let gone = self.has_exited_by(Instant::now() + REAP_TIMEOUT, None);
         let status = if gone { self.child.wait() } else { Err(io::Error::other("it cannot be killed")) };
-        reap_group(self.pid);
         self.stdout.read_last();
         self.stderr.read_last();
         let end = match status {
@@ -294,6 +232,11 @@ impl Run {
             let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
                 Ok(ready) => ready,
                 Err(Errno::INTR) => continue,
+                // It passes.
+                Err(Errno::NOMEM) => {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 Err(_) => return false,
             };
             let exited = !fds[0].revents().is_empty();
