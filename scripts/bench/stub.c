@@ -34,6 +34,7 @@ static const char *const ANSWERS[][2] = {
     {"cycle", "Chassis Power Control: Cycle\n"},
     {"reset", "Chassis Power Control: Reset\n"},
     {"power", "power:1\n"}, // the simulated BMC asks its chassis this
+    {"-V", "ipmitool version 1.8.19\n"}, // asked at the start
 };
 
 int main(int argc, char **argv) {
