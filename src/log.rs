@@ -129,3 +129,26 @@ impl Write for NonBlocking {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that stands still takes no line from the channel.
+    #[test]
+    fn a_line_that_a_disk_does_not_take_is_dropped_and_counted() {
+        let (sender, lines) = sync_channel(2);
+        let mut log = NonBlocking { own: None, disk: Some(sender), dropped: 0 };
+        for line in ["one\n", "two\n", "three\n", "four\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(log.dropped, 2);
+        let taken = |job| {
+            if let Ok(Job::Line(line)) = job { String::from_utf8(line).unwrap() } else { String::new() }
+        };
+        assert_eq!([taken(lines.try_recv()), taken(lines.try_recv())], ["one\n", "two\n"]);
+        log.write_all(b"five\n").unwrap();
+        assert_eq!(taken(lines.try_recv()), "WARN 2 lines of this log were lost: nothing took them\n");
+        assert_eq!(taken(lines.try_recv()), "five\n");
+    }
+}

@@ -37,6 +37,11 @@ pub struct Login {
 }
 
 impl Login {
+    #[cfg(test)]
+    pub fn of_test(user: &str, password: &str) -> Self {
+        Self { user: Secret::new(user), password: Secret::new(password) }
+    }
+
     pub fn is(&self, other: &Self) -> bool {
         let same = |own: &Secret, other: &Secret| own.matches(other.expose().as_bytes());
         same(&self.user, &other.user) && same(&self.password, &other.password)

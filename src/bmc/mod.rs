@@ -3,6 +3,7 @@
 
 pub mod arguments;
 pub mod outcome;
+mod rejected;
 mod repeats;
 pub mod version;
 mod worker;
@@ -17,6 +18,7 @@ use log::{Level, debug, log};
 
 use self::arguments::{Login, Target};
 use self::outcome::read_outcome;
+use self::rejected::Rejected;
 pub use self::repeats::{Guesses, Repeats};
 use self::version::Version;
 pub use self::worker::Deliver;
@@ -29,7 +31,7 @@ use crate::http::Response;
 use crate::process::{self, Interrupt};
 use crate::readings::Answer;
 use crate::request::Admitted;
-use crate::timing::{REJECTED_AGAIN, REJECTED_LOGIN, REJECTIONS, VERSION_TIMEOUT};
+use crate::timing::VERSION_TIMEOUT;
 
 #[derive(Debug)]
 pub struct Bmc {
@@ -44,16 +46,6 @@ pub struct Bmc {
     rejected: Mutex<Option<Rejected>>,
     /// What its log lines about reads repeat.
     repeats: Mutex<Repeats>,
-}
-
-/// A login that the BMC rejected.
-#[derive(Debug)]
-struct Rejected {
-    login: Login,
-    failure: Failure,
-    until: Instant,
-    /// How often in a row.
-    times: u32,
 }
 
 /// How a change ended well.
@@ -214,32 +206,21 @@ impl Bmc {
             return Err(Failure::too_late());
         }
         let login = self.target.login();
-        self.recall_rejection(&login)?;
+        let known =
+            locked(&self.rejected).as_ref().and_then(|rejected| rejected.recall(&login, Instant::now()));
+        if let Some(failure) = known {
+            return Err(failure);
+        }
         let result = self.run(admitted, &login, lock);
         let mut rejected = locked(&self.rejected);
         match &result {
             Ok(_) => *rejected = None,
             Err(failure) if matches!(failure.code(), Code::BmcBadPassword | Code::BmcUnknownUser) => {
-                let before = rejected.as_ref().filter(|rejected| rejected.login.is(&login));
-                let times = 1 + before.map_or(0, |rejected| rejected.times);
-                let wait = if times < REJECTIONS { REJECTED_LOGIN } else { REJECTED_AGAIN };
-                let until = Instant::now() + wait;
-                *rejected = Some(Rejected { login, failure: failure.clone(), until, times });
+                *rejected = Some(Rejected::after(rejected.take(), login, failure.clone(), Instant::now()));
             }
             Err(_) => {}
         }
         result
-    }
-
-    /// A login that was rejected a moment ago is not tried again. A new one is tried at once.
-    fn recall_rejection(&self, login: &Login) -> Result<(), Failure> {
-        match &*locked(&self.rejected) {
-            Some(Rejected { login: rejected, failure, until, .. }) if rejected.is(login) => {
-                let left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() { Ok(()) } else { Err(failure.clone().retry_after(left)) }
-            }
-            _ => Ok(()),
-        }
     }
 
     fn run(&self, admitted: &Admitted, login: &Login, lock: Option<OwnedFd>) -> Result<Answer, Failure> {

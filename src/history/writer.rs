@@ -13,6 +13,8 @@ use rustix::fs::OFlags;
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
+    /// Gives the file this text. It may take as long as it likes.
+    replace: fn(&Path, &str) -> io::Result<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -31,7 +33,11 @@ struct State {
 
 impl Writer {
     pub fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, state: Mutex::default(), changed: Condvar::new() })
+        Self::with(path, replace)
+    }
+
+    fn with(path: PathBuf, replace: fn(&Path, &str) -> io::Result<()>) -> Arc<Self> {
+        Arc::new(Self { path, replace, state: Mutex::default(), changed: Condvar::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,7 +82,7 @@ impl Writer {
                 continue;
             };
             drop(state);
-            let result = replace(&self.path, &text);
+            let result = (self.replace)(&self.path, &text);
             state = self.state();
             state.done = number;
             state.error = result.err();
@@ -112,5 +118,51 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
         // Some file systems cannot.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A disk that stands still until it is told to go on, and what was written to it.
+    static DISK: Mutex<(Option<Receiver<()>>, Vec<String>)> = Mutex::new((None, Vec::new()));
+
+    fn frozen(_: &Path, text: &str) -> io::Result<()> {
+        let go_on = DISK.lock().unwrap().0.take();
+        if let Some(go_on) = go_on {
+            go_on.recv().unwrap();
+        }
+        DISK.lock().unwrap().1.push(text.to_owned());
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_is_not_waited_for_and_gets_the_latest_text_later() {
+        let (thaw, frozen_until) = channel();
+        DISK.lock().unwrap().0 = Some(frozen_until);
+        let writer = Writer::with("/history".into(), frozen);
+        for text in ["one", "two", "three"] {
+            let error = writer.write(text.to_owned(), Instant::now()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{text}");
+        }
+        thaw.send(()).unwrap();
+        writer.write("four".to_owned(), Instant::now() + LONG).unwrap();
+        let written = DISK.lock().unwrap().1.clone();
+        assert_eq!(written.last().map(String::as_str), Some("four"));
+        assert!(written.len() <= 3, "what was replaced is not written: {written:?}");
+    }
+
+    #[test]
+    fn an_error_is_told_and_the_next_text_is_tried_again() {
+        let writer = Writer::new("/no/such/folder/history".into());
+        for _ in 0..2 {
+            let error = writer.write(String::new(), Instant::now() + LONG).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+        }
     }
 }

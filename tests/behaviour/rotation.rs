@@ -1,8 +1,9 @@
 //! Credentials that change while the program runs, and logins that the BMC rejects.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -210,4 +211,37 @@ fn a_file_that_hangs_holds_up_no_request() {
         sleep(REREAD / 2);
     }
     sidecar.signal(Signal::TERM).exits(0, Duration::from_secs(3));
+}
+
+/// Another program may hold a lease on the file, as a file server does.
+#[test]
+fn a_leased_file_holds_up_no_request() {
+    let hold = "import fcntl, sys, time\n\
+        file = open(sys.argv[1], 'r+')\n\
+        import signal; signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+        print('held', flush=True); time.sleep(60)";
+    let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).file("API_KEY", KEY).start();
+    let path = sidecar.path_of("API_KEY");
+    let mut holder = Command::new("python3")
+        .args(["-c", hold])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3: apt-get install python3");
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    for _ in 0..8 {
+        sidecar.get("/health").send().within(Duration::from_secs(1));
+        sidecar
+            .get("/power/status")
+            .key("wrong")
+            .expect_failure(401, "unauthorized")
+            .within(Duration::from_secs(1));
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+        sleep(REREAD / 4);
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }

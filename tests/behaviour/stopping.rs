@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -154,6 +155,21 @@ fn as_pid_1() -> &'static [&'static str] {
     };
     let found = [root, user].into_iter().find(|launcher| works(launcher));
     found.expect("unshare, of util-linux, and root or user namespaces")
+}
+
+/// A child that left its group ends later. Each run reaps what earlier ones left.
+#[test]
+fn pid_1_reaps_children_that_left_their_group() {
+    let leaving = "setsid sleep 0.1 >/dev/null 2>&1 & echo 'Chassis Power is on'";
+    let sidecar = Sidecar::with_fake_ipmitool(leaving).started_by(as_pid_1()).start();
+    for _ in 0..5 {
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+    }
+    eventually("at most the last run's child is left", || {
+        sleep(Duration::from_millis(300));
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+        sidecar.launched_children() <= 1
+    });
 }
 
 /// Whether the terminal went away, or somebody pressed Ctrl-\\.

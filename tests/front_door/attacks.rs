@@ -291,8 +291,7 @@ fn a_process_limit_fails_only_the_request() {
     for _ in 0..20 {
         monitor.check(500);
     }
-    let reply = sidecar.post("/power/on").key(KEY).expect_failure(500, "internal");
-    reply.error_contains("");
+    sidecar.post("/power/on").key(KEY).expect_failure(500, "internal");
     limit(&sidecar, user, "--nproc=4096:");
     monitor.finish("no process left for a while", 20);
 }

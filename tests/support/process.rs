@@ -69,6 +69,12 @@ impl Process {
         children(self.child()).is_empty()
     }
 
+    /// How many children the only child of this process has; unreaped ones count.
+    #[track_caller]
+    pub fn children_of_child(&self) -> usize {
+        children(self.child()).len()
+    }
+
     #[track_caller]
     fn child(&self) -> Pid {
         let [child] = children(self.pid)[..] else { panic!("expected exactly one child") };

@@ -390,6 +390,11 @@ impl Running {
         self
     }
 
+    /// How many children the sidecar has, as a child of the launcher; unreaped ones count.
+    pub fn launched_children(&self) -> usize {
+        self.process.children_of_child()
+    }
+
     /// Exits with this code, within this time.
     #[track_caller]
     pub fn exits(&self, code: i32, within: Duration) -> &Self {
