@@ -21,6 +21,7 @@ pub struct Failure {
     headers: Vec<(&'static str, String)>,
     is_repeatable: bool,
     /// Instead of its row's.
+    what: Option<&'static str>,
     remedy: Option<&'static str>,
     /// `ipmitool`'s own words, in one line, for the log.
     words: String,
@@ -128,6 +129,7 @@ impl From<Code> for Failure {
             detail: None,
             headers,
             is_repeatable: code.row().repeat == Repeat::Safe,
+            what: None,
             remedy: None,
             words: String::new(),
         }
@@ -173,6 +175,12 @@ impl Failure {
     /// The request whose own body came too late.
     pub fn body_too_late() -> Self {
         Code::Busy.because("its body took the time it had")
+    }
+
+    /// A repeat of a delivery that waits or runs, of which too many wait already.
+    pub fn under_way() -> Self {
+        let failure = Code::Busy.because("too many requests of this key wait for its answer");
+        Self { what: Some("This delivery is being carried out"), ..failure }
     }
 
     /// The change whose client has ended its side of the connection: it may have given up.
@@ -233,7 +241,7 @@ impl Failure {
 
     fn error(&self) -> String {
         let Row { what, remedy, .. } = self.code.row();
-        let remedy = self.remedy.unwrap_or(remedy);
+        let (what, remedy) = (self.what.unwrap_or(what), self.remedy.unwrap_or(remedy));
         let detail = self.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
         let remedy = if remedy.is_empty() { String::new() } else { format!(". {remedy}") };
         format!("{what}{detail}{remedy}")

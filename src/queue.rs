@@ -119,7 +119,8 @@ impl Queue {
         if of_key >= MAX_CHANGES_OF_A_KEY {
             return Err(Code::Busy.because("too many changes of this key are waiting"));
         }
-        if waiting.len() >= MAX_CHANGES {
+        // A key that has none waiting always finds a place.
+        if of_key > 0 && waiting.len() >= MAX_CHANGES {
             return Err(Code::Busy.because("too many changes are waiting"));
         }
         waiting.push_back(Job::new(client, admitted));
@@ -146,6 +147,13 @@ impl Queue {
         }
         waiting.push_back(Job::new(client, admitted));
         Enqueued::New
+    }
+
+    /// Whether the same delivery waits or runs.
+    pub fn has_delivery(&self, admitted: &Admitted) -> bool {
+        let Line { waiting, running } = &self.changes;
+        let jobs = running.iter().map(|running| &running.job).chain(waiting);
+        jobs.into_iter().any(|job| job.is_for(|other| admitted.repeats(other)))
     }
 
     /// Cancels the client's change if it has not started, and all clients that wait for it have left. Gives back all of

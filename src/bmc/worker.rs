@@ -155,6 +155,11 @@ impl Bmc {
         log!(level, "{admitted} not run: the client is gone");
     }
 
+    /// See [`Queue::has_delivery`].
+    pub fn is_under_way(&self, admitted: &Admitted) -> bool {
+        self.workers.state().queue.has_delivery(admitted)
+    }
+
     /// See [`Queue::cancel`].
     pub fn cancel(&self, client: ClientId) -> Option<Cancelled> {
         self.workers.state().queue.cancel(client)

@@ -327,6 +327,7 @@ impl Server<'_> {
             return client.reply(&response, now);
         }
         if let Err(busy) = self.find_place(&admitted) {
+            let busy = if bmc.is_under_way(&admitted) { Failure::under_way() } else { busy };
             return client.refuse_admitted(&bmc, &admitted, &busy, now);
         }
         admitted.watch(client.has_left());

@@ -63,6 +63,9 @@ pub struct Asked {
 #[derive(Debug, PartialEq, Eq)]
 struct Attempt {
     at: Moment,
+    /// The same for the memory of its delivery. While the machine was off it stood still: a time of day that was set
+    /// forward meanwhile must not let a delivery run twice.
+    delivered: Moment,
     asked: Asked,
     progress: Progress,
     reply: Option<Stored>,
@@ -137,7 +140,7 @@ impl History {
         let same = |attempt: &&Attempt| {
             attempt.asked.delivery.as_ref() == Some(delivery)
                 && attempt.asked.key == asked.key
-                && age(attempt.at, now) < DELIVERY_REMEMBERED
+                && age(attempt.delivered, now) < DELIVERY_REMEMBERED
         };
         let Attempt { asked: before, reply, .. } = self.attempts.iter().rev().find(same)?;
         Some(match reply {
@@ -183,7 +186,13 @@ impl History {
                 alert.counts_from = now.time_of_day;
             }
         }
-        self.attempts.push_back(Attempt { at: now.moment, asked, progress: Progress::Begun, reply: None });
+        self.attempts.push_back(Attempt {
+            at: now.moment,
+            delivered: now.moment,
+            asked,
+            progress: Progress::Begun,
+            reply: None,
+        });
     }
 
     /// Notes how the latest attempt ended.
@@ -236,13 +245,16 @@ impl History {
         let then = all["time_of_day"].as_i64()?;
         let is_other_boot = boot.is_empty() || boot != now.boot;
         let since = if then < CLOCK_IS_SET { 0 } else { now.time_of_day.saturating_sub(then).max(0) };
-        let shift = if is_other_boot { now.moment.saturating_sub(saved).saturating_sub(since) } else { 0 };
+        let shift = if is_other_boot { now.moment.saturating_sub(saved) } else { 0 };
+        let off = if is_other_boot { since } else { 0 };
         let mut history = Self::default();
         for entry in all["attempts"].as_array()? {
             match entry.as_object().and_then(Attempt::from_json) {
                 Some(attempt) => {
-                    let at = attempt.at.saturating_add(shift).min(now.moment);
-                    history.attempts.push_back(Attempt { at, ..attempt });
+                    let moved = |moment: Moment| moment.saturating_add(shift).min(now.moment);
+                    let at = moved(attempt.at.saturating_sub(off));
+                    let delivered = moved(attempt.delivered);
+                    history.attempts.push_back(Attempt { at, delivered, ..attempt });
                 }
                 None => history.strange.push(entry.clone()),
             }
@@ -297,7 +309,7 @@ impl Attempt {
     fn matters(&self, now: Moment) -> bool {
         let names = match self.asked.delivery {
             Some(Delivery::Alerts(_)) => true,
-            Some(Delivery::Named(_)) => age(self.at, now) < DELIVERY_REMEMBERED,
+            Some(Delivery::Named(_)) => age(self.delivered, now) < DELIVERY_REMEMBERED,
             None => false,
         };
         names || (self.restarts() && age(self.at, now) < RESTART_REMEMBERED)
@@ -305,7 +317,8 @@ impl Attempt {
 
     fn to_json(&self) -> Value {
         let Asked { change, key, delivery } = &self.asked;
-        let mut members = json!({ "at": self.at, "command": change.name(), "key": key });
+        let mut members =
+            json!({ "at": self.at, "delivered": self.delivered, "command": change.name(), "key": key });
         match delivery {
             Some(Delivery::Named(id)) => members["id"] = json!(id),
             Some(Delivery::Alerts(alerts)) => {
@@ -353,7 +366,7 @@ impl Attempt {
             Some(ended) => Progress::ENDED.into_iter().find(|(word, _)| ended == word)?.1,
             None => Progress::Begun,
         };
-        let at = members.get("at")?.as_i64()?;
-        Some(Self { at, asked: Asked { change, key: text("key")?, delivery }, progress, reply })
+        let (at, delivered) = (members.get("at")?.as_i64()?, members.get("delivered")?.as_i64()?);
+        Some(Self { at, delivered, asked: Asked { change, key: text("key")?, delivery }, progress, reply })
     }
 }

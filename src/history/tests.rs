@@ -286,6 +286,31 @@ fn after_another_boot_ages_are_never_called_larger_than_they_are() {
     assert!(History::from_json(&unnamed, &now("", 520 * SECOND, TODAY)).unwrap().1);
 }
 
+/// Whatever the time of day says: within ten minutes of uptime no delivery runs twice.
+#[test]
+fn after_another_boot_a_delivery_is_remembered_by_uptime_alone() {
+    let text =
+        history(&[(500, named(change("power cycle"), "a"))]).to_json(&now(BOOTS[0], 510 * SECOND, TODAY));
+    let read = |uptime: Moment| {
+        let now = now(BOOTS[1], uptime * SECOND, TODAY + 24 * HOUR);
+        let (history, _) = History::from_json(&text, &now).unwrap();
+        history.objection(&named(change("power cycle"), "a"), &now, COOLDOWN)
+    };
+    assert_eq!(read(20), Some(Objection::Answered(reply())));
+    let (history, _) = History::from_json(&text, &now(BOOTS[1], 20 * SECOND, TODAY + 24 * HOUR)).unwrap();
+    let later = |uptime: Moment| {
+        history.objection(
+            &named(change("power cycle"), "a"),
+            &now(BOOTS[1], uptime * SECOND, TODAY),
+            COOLDOWN,
+        )
+    };
+    assert_eq!(later(20 + 589), Some(Objection::Answered(reply())));
+    assert_eq!(later(20 + 590), None);
+    let restart = asked(change("power reset"), None);
+    assert_eq!(history.objection(&restart, &now(BOOTS[1], 21 * SECOND, TODAY), COOLDOWN), None, "a day ago");
+}
+
 #[test]
 fn an_attempt_in_the_future_counts_as_now() {
     let text = history(&[(900, asked(change("power cycle"), None))]).to_json(&now(BOOTS[0], 100, TODAY));
@@ -313,7 +338,7 @@ fn nothing_is_made_of_anything_else() {
 /// A newer version may have written it.
 #[test]
 fn a_strange_entry_is_kept_and_not_read() {
-    let good = json!({"at": 1, "command": "power on", "key": "API_KEY", "id": "a"});
+    let good = json!({"at": 1, "delivered": 1, "command": "power on", "key": "API_KEY", "id": "a"});
     let with = |name: &str, value: Value| {
         let mut strange = good.clone();
         strange[name] = value;
@@ -327,7 +352,7 @@ fn a_strange_entry_is_kept_and_not_read() {
         with("key", Value::Null),
         with("id", json!(7)),
         with("alerts", json!(["a"])),
-        json!({"at": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}),
+        json!({"at": 1, "delivered": 1, "command": "power on", "key": "API_KEY", "alerts": ["a"]}),
         with("ended", json!("yes")),
         with("ended", json!(true)),
         with("status", json!(70_000)),

@@ -132,6 +132,7 @@ mod tests {
     /// A disk that stands still until it is told to go on, and what was written to it.
     static DISK: Mutex<(Option<Receiver<()>>, Vec<String>)> = Mutex::new((None, Vec::new()));
 
+    #[allow(clippy::unnecessary_wraps)] // as the real one
     fn frozen(_: &Path, text: &str) -> io::Result<()> {
         let go_on = DISK.lock().unwrap().0.take();
         if let Some(go_on) = go_on {

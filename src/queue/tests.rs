@@ -134,9 +134,13 @@ fn four_changes_of_a_key_wait_and_eight_in_all() {
         }
         assert_eq!(refusal(&mut scene, key).unwrap(), "too many changes of this key are waiting");
     }
+    // One place is always left for another key.
+    assert_eq!(refusal(&mut scene, "three"), None);
     assert_eq!(refusal(&mut scene, "three").unwrap(), "too many changes are waiting");
-    scene.finish(Kind::Change);
-    scene.start(Kind::Change);
+    for _ in 0..2 {
+        scene.finish(Kind::Change);
+        scene.start(Kind::Change);
+    }
     assert_eq!(refusal(&mut scene, "three"), None);
 }
 
@@ -145,7 +149,11 @@ fn the_same_delivery_waits_for_the_first_one_whether_that_waits_or_runs() {
     let mut scene = Scene::new();
     let first = scene.deliver("power cycle", "a");
     let second = scene.deliver("power cycle", "a");
+    let again = scene.request("power cycle", "a", Duration::ZERO);
+    assert!(scene.queue.has_delivery(&again), "it waits");
     assert_eq!(scene.start(Kind::Change), Some("power cycle"));
+    assert!(scene.queue.has_delivery(&again), "it runs");
+    assert!(!scene.queue.has_delivery(&scene.request("power cycle", "c", Duration::ZERO)));
     let third = scene.deliver("power cycle", "a");
     let other = scene.deliver("power cycle", "b");
     let other_command = scene.deliver("power reset", "a");
