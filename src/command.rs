@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::http::Method::{self, Get, Head, Post};
-use crate::readings::{Answer, power_status};
+use crate::readings::{Answer, chassis, power_reading, power_status};
 
 /// A row of the table. To add a command, add its row here, its row in README.md (a test holds the two together) and its
 /// test.
@@ -38,6 +38,15 @@ enum Effect {
     },
 }
 
+const fn read(
+    path: &'static str,
+    word: &'static str,
+    name: &'static str,
+    parse: fn(&str) -> Option<Answer>,
+) -> Row {
+    Row { path, word, name, effect: Effect::Read { parse, when_failed: None }, may_be_lacked: false }
+}
+
 const fn change(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
     Row { path, word, name, effect: Effect::Change { success, restarts: false }, may_be_lacked: false }
 }
@@ -63,8 +72,10 @@ const POWER_STATUS: Row = Row {
 // Force-off cuts the power. Cycle is off, and on again after at least a second. Reset never cuts the power.
 #[rustfmt::skip] // a table
 const COMMANDS: &[Row] = &[
-    //       path,               word,        ipmitool's words, its line at success
+    //       path,               word,        ipmitool's words, its line at success, or what reads its output
     POWER_STATUS,
+    lacked_by_some(read("/power/reading", "reading", "dcmi power reading", power_reading)),
+    read   ("/chassis",         "chassis",   "chassis status", chassis),
     change ("/power/on",        "on",        "power on",       "Chassis Power Control: Up/On"),
     change ("/power/off",       "off",       "power soft",     "Chassis Power Control: Soft"),
     change ("/power/force-off", "force-off", "power off",      "Chassis Power Control: Down/Off"),

@@ -77,6 +77,9 @@ pub const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
 pub const REJECTED_LOGIN: Duration = Duration::from_secs(60);
 
+/// A BMC lacks a command until somebody updates it, and a poller never stops.
+pub const LACKED_AGAIN: Duration = Duration::from_secs(600);
+
 /// A failure that goes on is worth a warning in the log this often.
 pub const LOG_REMINDER: Duration = Duration::from_secs(3600);
 

@@ -14,6 +14,7 @@ mod behaviour {
     mod log;
     mod loss;
     mod order;
+    mod readings;
     mod rotation;
     mod routes;
     mod secrets;

@@ -303,7 +303,7 @@ mod tests {
             let arguments = target.invocation(&authorised, &target.login()).arguments;
             let (options, free) = as_ipmitool_reads(&arguments);
             prop_assert_eq!(free.join(" "), command.name());
-            let (seconds, tries) = if command == Command::POWER_STATUS { ("2", "2") } else { ("4", "1") };
+            let (seconds, tries) = if command.is_change() { ("4", "1") } else { ("2", "2") };
             for (option, value) in [
                 ('I', "lanplus"),
                 ('v', ""),

@@ -2,6 +2,7 @@
 //! another BMC.
 
 pub mod arguments;
+mod lacked;
 pub mod outcome;
 mod rejected;
 mod repeats;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use log::{Level, debug, log};
 
 use self::arguments::{Login, Target};
+use self::lacked::Lacked;
 use self::outcome::read_outcome;
 use self::rejected::Rejected;
 pub use self::repeats::{Guesses, Repeats};
@@ -44,6 +46,7 @@ pub struct Bmc {
     /// Ends its runs at a second signal.
     interrupt: Interrupt,
     rejected: Mutex<Option<Rejected>>,
+    lacked: Mutex<Lacked>,
     /// What its log lines about reads repeat.
     repeats: Mutex<Repeats>,
 }
@@ -58,7 +61,7 @@ enum Done {
 
 impl Bmc {
     pub fn new(target: Target, history: HistoryFile, interrupt: Interrupt) -> Self {
-        let (workers, rejected, repeats) = Default::default();
+        let (workers, rejected, lacked, repeats) = Default::default();
         Self {
             target,
             version: OnceLock::new(),
@@ -67,6 +70,7 @@ impl Bmc {
             workers,
             interrupt,
             rejected,
+            lacked,
             repeats,
         }
     }
@@ -208,10 +212,14 @@ impl Bmc {
         let login = self.target.login();
         let known =
             locked(&self.rejected).as_ref().and_then(|rejected| rejected.recall(&login, Instant::now()));
-        if let Some(failure) = known {
+        let command = admitted.command();
+        if let Some(failure) = known.or_else(|| locked(&self.lacked).recall(command, Instant::now())) {
             return Err(failure);
         }
         let result = self.run(admitted, &login, lock);
+        if let Err(failure) = &result {
+            locked(&self.lacked).learn(command, failure, Instant::now());
+        }
         let mut rejected = locked(&self.rejected);
         match &result {
             Ok(_) => *rejected = None,

@@ -74,6 +74,13 @@ const NO_SESSION_AT_ALL: &str = "Unable to establish IPMI v2 / RMCP+ session";
 /// How libc reports that `ipmitool` found a defect of its own.
 const ASSERTION: &str = "Assertion `";
 
+/// A read that was sent, and that the BMC did not answer.
+const NO_REPLY: [&str; 3] = [
+    "Unable to get Chassis Power Status",
+    "Error sending Chassis Status command",
+    "Unable to get DCMI information",
+];
+
 /// Lines that tell nothing of the cause: the end of every failed login, and those that also stand beside a success.
 const GENERAL: &[&str] = &[
     NO_SESSION_AT_ALL,
@@ -169,7 +176,7 @@ fn failure(command: Command, outcome: &Outcome, stderr: &str, version: Version) 
             Code::BmcUnreachable.because("no session came up in time").with_remedy(HEARD_NOTHING)
         }
         End::Stopped => Code::BmcTimeout.into(),
-        _ if !command.is_change() && stderr.contains("Unable to get Chassis Power Status") => {
+        _ if !command.is_change() && NO_REPLY.iter().any(|line| stderr.contains(line)) => {
             Code::BmcTimeout.into()
         }
         // It claims to have done it, in words that this program does not know.
@@ -224,13 +231,19 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("Set Chassis Power Control to ", " failed: "),
     ("Get Chassis Power Status", " failed: "),
     ("Set Chassis Identify", " failed: "),
+    ("DCMI request failed because", ": "),
+    ("Error sending Chassis Status command", ": "),
     ("Error obtaining SDR info", ": "),
 ];
 
 /// The BMC's reason, if the line says that the BMC declined the command itself.
 fn completion(line: &str) -> Option<&str> {
+    let line = line.trim();
     let (_, before) = COMPLETIONS.iter().find(|(start, _)| line.starts_with(start))?;
-    Some(line.split_once(before)?.1.trim_end())
+    let reason = line.split_once(before)?.1;
+    // DCMI's line repeats the completion code as a number, such as `Invalid command (c1)`. The words tell as much.
+    let number = reason.rsplit_once(" (").filter(|(_, code)| code.len() == 3 && code.ends_with(')'));
+    Some(number.map_or(reason, |(words, _)| words))
 }
 
 fn verdict(reason: &str) -> Option<Verdict> {
@@ -445,6 +458,39 @@ mod tests {
         }
         let timeout = read(STATUS, "", "Get Chassis Power Status failed: Timeout\n", 1);
         assert_eq!(timeout, Err(Code::BmcTimeout.into()));
+    }
+
+    #[test]
+    fn a_reading_that_the_bmc_declines_or_does_not_answer_says_so() {
+        let command = |name: &str| Command::all().find(|command| command.name() == name).unwrap();
+        let (reading, chassis) = (command("dcmi power reading"), command("chassis status"));
+        for (command, stderr, code, detail) in [
+            (
+                reading,
+                "\n    DCMI request failed because: Invalid command (c1)\n",
+                Code::BmcUnsupported,
+                "Invalid command",
+            ),
+            (reading, "\n    DCMI request failed because: Node busy (c0)\n", Code::BmcBusy, "Node busy"),
+            (
+                reading,
+                "\n    DCMI request failed because: Unknown (0x80) (80)\n",
+                Code::BmcError,
+                "Unknown (0x80)",
+            ),
+            (chassis, "Error sending Chassis Status command: Node busy\n", Code::BmcBusy, "Node busy"),
+        ] {
+            let failure = read(command, "\n", stderr, 1).unwrap_err();
+            assert_eq!((failure.code(), failure.detail()), (code, Some(detail)), "{stderr}");
+        }
+        let privilege = "\n    DCMI request failed because: Insufficient privilege level (d4)\n";
+        assert_eq!(read(reading, "\n", privilege, 1), Err(Code::BmcPrivilege.into()));
+        for (command, stderr) in [
+            (reading, "\n    Unable to get DCMI information\n"),
+            (chassis, "Error sending Chassis Status command\n"),
+        ] {
+            assert_eq!(read(command, "\n", stderr, 1), Err(Code::BmcTimeout.into()), "{stderr}");
+        }
     }
 
     /// Such an answer to a power command means its present state.
@@ -700,7 +746,12 @@ mod tests {
         #[test]
         fn only_the_commands_own_line_is_its_success(command in command(), outcome in outcome()) {
             let states = ["Chassis Power is on", "Chassis Power is off"];
-            let own = command.success_line().map_or_else(|| states.to_vec(), |line| vec![line]);
+            let own = match command.success_line() {
+                Some(line) => vec![line],
+                None if command == STATUS => states.to_vec(),
+                // These lines are no part of a table.
+                None => Vec::new(),
+            };
             match read_outcome(command, &outcome, Version::Telling) {
                 Ok(answer) => {
                     prop_assert!(own.contains(&&*answer.line) && has_line(&outcome.stdout, &answer.line));

@@ -154,6 +154,42 @@ fn identify_switches_the_light_on_and_off() {
 }
 
 #[test]
+fn the_chassis_tells_its_faults_to_the_privilege_level_user() {
+    let sidecar =
+        Sidecar::with_bmc(SimulatedBmc::on()).login("viewer", "viewpw").env("BMC_PRIVILEGE", "USER").start();
+    let mut body = sidecar.get("/chassis").key(KEY).send().json.clone();
+    let raw = body.remove("raw_output").expect("what ipmitool printed");
+    assert!(raw.as_str().is_some_and(|raw| raw.starts_with("System Power         : on\n")), "{raw}");
+    let expected = json!({
+        "success": true,
+        "power_state": "on",
+        "power_overload": false,
+        "power_fault": false,
+        "main_power_fault": false,
+        "power_interlock": "inactive",
+        "power_restore_policy": "always-off",
+        "last_power_event": "",
+        "drive_fault": false,
+        "cooling_fault": false,
+        "chassis_intrusion": "inactive",
+    });
+    assert_eq!(Value::from(body), expected);
+    sidecar.bmc_was_asked([]);
+}
+
+#[test]
+fn a_bmc_without_dcmi_has_no_watts() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).start();
+    sidecar
+        .get("/power/reading")
+        .key(KEY)
+        .expect_failure(501, "bmc_unsupported")
+        .error_contains("Invalid command")
+        .bmc_was_asked([]);
+    sidecar.get("/power/status").key(KEY).expect(200, state("on"));
+}
+
+#[test]
 fn the_privilege_level_operator_suffices() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off())
         .login("oper", "operpw")

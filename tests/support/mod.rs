@@ -13,6 +13,7 @@
 
 mod fake_ipmitool;
 mod waiting;
+pub mod packages;
 mod process;
 mod relay;
 mod request;
