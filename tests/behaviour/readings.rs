@@ -35,11 +35,7 @@ impl MeasuringBmc {
     }
 
     fn sidecar(&self) -> Sidecar {
-        Sidecar::unconfigured()
-            .env("API_KEY", KEY)
-            .env("BMC_HOST", self.address.ip().to_string())
-            .env("BMC_PORT", self.address.port().to_string())
-            .login("admin", "s3cret")
+        Sidecar::with_bmc_at(self.address)
     }
 }
 

@@ -57,19 +57,25 @@ impl Sidecar {
     /// Configures the real `ipmitool` and this BMC, with the user `admin`.
     #[track_caller]
     pub fn with_bmc(bmc: SimulatedBmc) -> Self {
-        let ipmitool = require("ipmitool");
         let bmc = bmc.start();
+        let mut sidecar = Self::with_bmc_at(bmc.address);
+        sidecar.bmc = Some(bmc);
+        sidecar
+    }
+
+    /// The same for a BMC that the test itself has started.
+    #[track_caller]
+    pub fn with_bmc_at(address: SocketAddr) -> Self {
+        let ipmitool = require("ipmitool");
         let mut sidecar = Self::unconfigured();
         if std::env::var_os("IPMITOOL_UNDER_TEST").is_some() {
             sidecar = sidecar.env("IPMITOOL", ipmitool);
         }
-        let mut sidecar = sidecar
-            .env("API_KEY", KEY)
-            .env("BMC_HOST", bmc.address.ip().to_string())
-            .env("BMC_PORT", bmc.address.port().to_string())
-            .login("admin", "s3cret");
-        sidecar.bmc = Some(bmc);
         sidecar
+            .env("API_KEY", KEY)
+            .env("BMC_HOST", address.ip().to_string())
+            .env("BMC_PORT", address.port().to_string())
+            .login("admin", "s3cret")
     }
 
     /// Configures a script in place of `ipmitool`; see [`FakeIpmitool::new`].
