@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{KEY, Sidecar, SimulatedBmc, eventually};
+use crate::support::{KEY, Running, Sidecar, SimulatedBmc, eventually};
 
 /// The program reads each file again once a second.
 const REREAD: Duration = Duration::from_secs(1);
@@ -193,6 +193,18 @@ fn an_emptied_file_revokes_its_key_and_a_login_keeps_its_last_value() {
     }
 }
 
+/// For longer than the server takes to read its files again.
+#[track_caller]
+fn answers_at_once_for_a_while(sidecar: &Running) {
+    for _ in 0..8 {
+        sidecar.get("/health").send().within(Duration::from_secs(1));
+        let wrong = sidecar.get("/power/status").key("wrong").expect_failure(401, "unauthorized");
+        wrong.within(Duration::from_secs(1));
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+        sleep(REREAD / 2);
+    }
+}
+
 /// Opening such a file waits for the holder of the lease, up to 45 s (fcntl(2), `F_SETLEASE`), and a FIFO for its writer.
 #[test]
 fn a_file_that_hangs_holds_up_no_request() {
@@ -200,25 +212,16 @@ fn a_file_that_hangs_holds_up_no_request() {
     let path = sidecar.path_of("API_KEY");
     fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo, of coreutils").success());
-    for _ in 0..8 {
-        sidecar.get("/health").send().within(Duration::from_secs(1));
-        sidecar
-            .get("/power/status")
-            .key("wrong")
-            .expect_failure(401, "unauthorized")
-            .within(Duration::from_secs(1));
-        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
-        sleep(REREAD / 2);
-    }
+    answers_at_once_for_a_while(&sidecar);
     sidecar.signal(Signal::TERM).exits(0, Duration::from_secs(3));
 }
 
 /// Another program may hold a lease on the file, as a file server does.
 #[test]
 fn a_leased_file_holds_up_no_request() {
-    let hold = "import fcntl, sys, time\n\
+    let hold = "import fcntl, signal, sys, time\n\
         file = open(sys.argv[1], 'r+')\n\
-        import signal; signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+        signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
         print('held', flush=True); time.sleep(60)";
     let sidecar = Sidecar::with_fake_ipmitool(ANSWERING).file("API_KEY", KEY).start();
@@ -232,16 +235,7 @@ fn a_leased_file_holds_up_no_request() {
     let mut line = String::new();
     BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "held\n");
-    for _ in 0..8 {
-        sidecar.get("/health").send().within(Duration::from_secs(1));
-        sidecar
-            .get("/power/status")
-            .key("wrong")
-            .expect_failure(401, "unauthorized")
-            .within(Duration::from_secs(1));
-        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
-        sleep(REREAD / 4);
-    }
+    answers_at_once_for_a_while(&sidecar);
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
