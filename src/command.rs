@@ -299,4 +299,31 @@ mod tests {
             assert!(documented.starts_with(&row), "README.md has {documented}, the table {row}");
         }
     }
+
+    #[test]
+    fn the_web_servers_pass_every_path_on() {
+        let mut folders: Vec<_> = Command::all()
+            .map(Command::path)
+            .chain([HEALTH])
+            .filter_map(|path| path.split('/').nth(1))
+            .collect();
+        folders.sort_unstable();
+        folders.dedup();
+        let pattern = format!("({})", folders.join("|"));
+        for (name, text) in [
+            ("apache.conf", include_str!("../deploy/cgi/apache.conf")),
+            ("lighttpd.conf", include_str!("../deploy/cgi/lighttpd.conf")),
+            ("nginx.conf", include_str!("../deploy/cgi/nginx.conf")),
+        ] {
+            for line in text.lines().filter(|line| line.contains("health|")) {
+                assert!(line.contains(&pattern), "deploy/cgi/{name}: expected {pattern} in {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_guide_to_a_second_key_has_every_word() {
+        let line = format!("\nACCESS_NEXT_ALLOW={}\n", Command::words().join(","));
+        assert!(include_str!("../deploy/README.md").contains(&line), "deploy/README.md has not {line:?}");
+    }
 }
