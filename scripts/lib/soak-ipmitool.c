@@ -43,8 +43,8 @@ struct share {
 };
 
 static const struct share CHANGE_SHARES[] = {
-    {"at_once", 440},     {"quick", 240},    {"slow", 40},       {"hang_before", 20}, {"hang_after", 15},
-    {"deaf", 10},         {"declined", 50},  {"busy", 30},       {"wrong", 30},       {"flood_behind", 10},
+    {"at_once", 463},     {"quick", 250},    {"slow", 30},       {"hang_before", 10}, {"hang_after", 7},
+    {"deaf", 5},          {"declined", 50},  {"busy", 30},       {"wrong", 30},       {"flood_behind", 10},
     {"flood_before", 10}, {"lost_ack", 45},  {"no_session", 60}, {NULL, 0},
 };
 
