@@ -1,8 +1,9 @@
-/* The ipmitool of scripts/soak. It keeps the power state of a server, behaves at random by a seed, and notes in a
- * journal what it did. Its files lie beside it: "seed", "state" (runs so far and the power) and "journal".
+/* The ipmitool of scripts/soak. It keeps the power state of a server, behaves at random by a seed, and notes
+ * in a journal what it did. Its files lie beside it: "seed", "state" (runs and the power) and "journal".
  *
- * A line of the journal: nanoseconds of CLOCK_MONOTONIC, number of the run, process, parent, event and details. A lock
- * orders the lines, and the power state changes under the same lock. So the order of the lines is the order of events.
+ * A line of the journal: nanoseconds of CLOCK_MONOTONIC, number of the run, process, parent, event and
+ * details. A lock orders the lines, and the power state changes under the same lock. So the order of the
+ * lines is the order of events.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +50,7 @@ static const struct share CHANGE_SHARES[] = {
 };
 
 static const struct share READ_SHARES[] = {
-    {"at_once", 440},     {"quick", 420},   {"slow", 20},       {"hang_before", 5}, {"hang_after", 5},
+    {"at_once", 340},     {"quick", 400},   {"slow", 140},      {"hang_before", 5}, {"hang_after", 5},
     {"deaf", 5},          {"declined", 5},  {"busy", 15},       {"wrong", 20},      {"flood_behind", 10},
     {"flood_before", 10}, {"lost_ack", 10}, {"no_session", 35}, {NULL, 0},
 };
@@ -169,9 +170,12 @@ static int act(const struct change *change) {
     return power;
 }
 
-static void answer(const struct change *change) {
+/* Takes less than so many milliseconds. It acts at any moment of them. */
+static void answer(const struct change *change, long most) {
+    long time = random_below(most), before = random_below(time + 1);
+    nap(before);
     int power = act(change);
-    nap(random_below(2) ? 0 : random_below(20));
+    nap(time - before);
     note("prints");
     say(stdout, change ? change->success : power ? "Chassis Power is on" : "Chassis Power is off");
     note("printed");
@@ -198,7 +202,8 @@ static void behave(const struct change *change, const char *how) {
     if (is(how, "lost_ack")) {
         if (random_below(2)) act(change);
         nap(random_below(500));
-        say(stderr, change ? "Unable to set Chassis Power Control to Up/On" : "Unable to get Chassis Power Status");
+        const char *what = change ? "set Chassis Power Control to Up/On" : "get Chassis Power Status";
+        fprintf(stderr, "Unable to %s\n", what);
         end("done", 1);
     }
     if (is(how, "hang_after") || is(how, "deaf")) {
@@ -214,15 +219,12 @@ static void behave(const struct change *change, const char *how) {
     }
     if (is(how, "flood_before")) {
         flood();
-        answer(change);
+        answer(change, 50);
     } else if (is(how, "flood_behind")) {
-        answer(change);
+        answer(change, 50);
         flood();
     } else {
-        long most = is(how, "slow") ? 3000 : is(how, "quick") ? 200 : 1;
-        nap(random_below(most));
-        answer(change);
-        nap(random_below(most / 10 + 1));
+        answer(change, is(how, "slow") ? 3000 : is(how, "quick") ? 200 : 1);
     }
     end("done", 0);
 }

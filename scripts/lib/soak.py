@@ -1,11 +1,11 @@
 """The program of scripts/soak: servers, clients and invariants.
 
-Two sidecars run, each with a fake ipmitool of its own. The first is stopped and killed again and again, and starts
-with the same STATE_DIR. The second runs all the time: its memory and its descriptors are measured.
+Two sidecars run, each with a fake ipmitool of its own. The first is stopped and killed again and again, and
+starts with the same STATE_DIR. The second runs all the time: its memory and its descriptors are measured.
 
-The fake notes its runs in a journal. The log of a sidecar tells for which client a run was made. Both use the
-machine's monotonic clock, as this program does. A recorded run is never longer than the real one, and a recorded
-request is never shorter. So no check can fail because the machine is slow, except those that have room for it.
+The fake notes its runs in a journal. The log of a sidecar tells for which client a run was made. The fake and
+this program use the monotonic clock of the machine. A recorded run is never longer than the real one, and a
+recorded request is never shorter. So a slow machine breaks no check, except those that have room for it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ DESCRIPTOR_ROOM = 8
 # A delivery is repeated at most so long after it was new. The sidecar knows it for 600 s.
 REPEATED_WITHIN = 300
 HEALTH_PAUSE = 0.02
-# Clients of each server. A mixed or a pair client has at most two connections: 30 connections a server at most.
+# Clients of each server. A mixed or a pair client has at most two connections: at most 30 for each server.
 MIXED, PAIRS, SLOW = 10, 3, 3
 SHOWN_OF_A_KIND = 3
 # The largest pipe that every user may ask for: the log must not drop a line.
@@ -73,7 +73,7 @@ PATHS = {
 }
 RESTARTS = ("power cycle", "power reset")
 
-# What the fake does in these runs has no effect, and the sidecar knows it: the same delivery may be sent again.
+# These runs of the fake have no effect, and the sidecar knows it: the same delivery may be sent again.
 HARMLESS = ("no_session", "hang_before", "busy")
 # The success line is not among the first 64 KiB of these.
 HIDDEN = ("flood_before",)
@@ -87,9 +87,11 @@ TOLD = {
     "outcome_unknown": UNCONFIRMED,
 }
 # After these, nothing of the request was sent.
-NOT_SENT = ("busy", "cooldown", "bmc_unreachable", "bmc_busy", "bmc_timeout", "delivery_id_reused", "bad_request",
-            "unauthorized", "forbidden", "not_found", "method_not_allowed", "request_timeout", "body_too_large",
-            "unsupported_encoding", "head_too_large", "internal")
+NOT_SENT = (
+    "busy", "cooldown", "bmc_unreachable", "bmc_busy", "bmc_timeout", "delivery_id_reused", "bad_request",
+    "unauthorized", "forbidden", "not_found", "method_not_allowed", "request_timeout", "body_too_large",
+    "unsupported_encoding", "head_too_large", "internal",
+)
 
 
 def now():
@@ -191,7 +193,8 @@ class Server:
         ours, its = os.pipe()
         fcntl.fcntl(its, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         life.process = subprocess.Popen(
-            [self.soak.binary], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=its
+            [self.soak.binary], env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=its,
         )
         os.close(its)
         reader = threading.Thread(
@@ -272,7 +275,8 @@ class Request:
             return "-" if value is None else f"{value:.3f}"
 
         times = f"{seconds(self.start)} {seconds(self.complete)} {seconds(self.end)}"
-        flags = [name for name in ("has_left", "has_half_closed", "is_slow", "is_replayed") if getattr(self, name)]
+        names = ("has_left", "has_half_closed", "is_slow", "is_replayed")
+        flags = [name for name in names if getattr(self, name)]
         return (f"request {self.name} {self.path} key={self.key} delivery={self.delivery} life={self.life!r} "
                 f"port={self.port} start/complete/end={times} {' '.join(flags)} error={self.error} "
                 f"reply={self.status} {self.reply}")
@@ -309,7 +313,8 @@ class Soak:
             kinds = [(MIXED, Mixed), (PAIRS, Pair), (SLOW, Slow)]
             for count, kind in kinds:
                 for index in range(count):
-                    client = kind(self, server, random.Random(f"{self.seed} {server.name} {kind.__name__} {index}"))
+                    dice = random.Random(f"{self.seed} {server.name} {kind.__name__} {index}")
+                    client = kind(self, server, dice)
                     threads.append(threading.Thread(target=client.run, daemon=True))
             threads.append(threading.Thread(target=self.ask_health, args=(server,), daemon=True))
         idle = self.servers[1].usage()
@@ -400,7 +405,8 @@ class Soak:
 
     def summarise(self, early, late):
         def listed(counter):
-            return ", ".join(f"{name} {count}" for name, count in sorted(counter.items(), key=lambda i: str(i[0])))
+            items = sorted((str(name), count) for name, count in counter.items())
+            return ", ".join(f"{name} {count}" for name, count in items)
 
         lives = sum(len(server.lives) for server in self.servers)
         kills = collections.Counter()
@@ -411,7 +417,8 @@ class Soak:
         for what, count in self.violations.kinds.most_common():
             print(f"{count} times: {what}")
         print(f"\nseed {self.seed}, {self.seconds / 60:g} min: {self.violations.count} violations; "
-              f"{sum(self.names.values())} requests ({listed(self.names)}); replies ({listed(self.statuses)}); "
+              f"{sum(self.names.values())} requests ({listed(self.names)}); "
+              f"replies ({listed(self.statuses)}); "
               f"runs ({listed(runs)}); {lives} processes (ended by {listed(kills)}); "
               f"worst /health {max(server.worst_health for server in self.servers) * 1000:.0f} ms; "
               f"memory {early[0]} to {late[0]} KiB, descriptors {early[1]} to {late[1]}")
@@ -592,7 +599,8 @@ class Client:
     def post(self, request, headers=(), body=None, send=True):
         """Begins a change; ends it too if it is to be sent now."""
         if request.delivery and request.delivery[0] == "id":
-            field = self.dice.choice(["Idempotency-Key", "webhook-id", "X-GitHub-Delivery", "idempotency-key"])
+            fields = ["Idempotency-Key", "webhook-id", "X-GitHub-Delivery", "idempotency-key"]
+            field = self.dice.choice(fields)
             headers = [*headers, f"{field}: {request.delivery[1]}"]
         if body is None and self.dice.random() < 0.3:
             body = self.dice.choice([b"", b"a=b", b"x" * 5000, b'"text"', b"[1,2]"])
@@ -611,9 +619,9 @@ class Pair(Client):
     def act(self):
         life = self.server.life
         # Equal commands would do as well, but two can be told apart at sight.
-        paths = self.dice.sample(["/power/on", "/power/off", "/power/force-off", "/identify/on", "/identify/off"], 2)
+        paths = [path for path in CHANGES if path not in ("/power/cycle", "/power/reset")]
         calls = []
-        for path in paths:
+        for path in self.dice.sample(paths, 2):
             request = self.change("pair", path=path, key="API_KEY")
             request.before = calls[-1].request if calls else None
             calls.append(self.post(request, send=False))
@@ -631,9 +639,10 @@ class Mixed(Client):
 
     def act(self):
         ways = [
-            (self.status, 30), (self.plain, 4), (self.named, 12), (self.named_twice, 6), (self.named_again, 14),
-            (self.other_command, 3), (self.alert, 8), (self.alert_again, 10), (self.alert_resolved, 4),
-            (self.alert_damaged, 1), (self.half_closed, 6), (self.left, 8), (self.broken, 25),
+            (self.status, 30), (self.plain, 4), (self.named, 12), (self.named_twice, 6),
+            (self.named_again, 14), (self.other_command, 3), (self.alert, 8), (self.alert_again, 10),
+            (self.alert_resolved, 4), (self.alert_damaged, 1), (self.half_closed, 6), (self.left, 8),
+            (self.broken, 25),
         ]
         self.dice.choices([way for way, _ in ways], [weight for _, weight in ways])[0]()
 
@@ -716,7 +725,8 @@ class Mixed(Client):
         over = [self.new_alert()] if resolved is True else list(resolved or ())
         entries += [self.entry(alert, "resolved") for alert in over]
         self.dice.shuffle(entries)
-        body = {"version": "4", "receiver": "sidecar", "status": "firing" if firing else "resolved", "alerts": entries}
+        status = "firing" if firing else "resolved"
+        body = {"version": "4", "receiver": "sidecar", "status": status, "alerts": entries}
         text = json.dumps(body, indent=self.dice.choice([None, 2])).encode()
         mark = b"\xef\xbb\xbf" if self.dice.random() < 0.1 else b""
         # A relay that gives all its requests the same id.
@@ -877,8 +887,9 @@ class Run:
 
     def __repr__(self):
         end = "-" if self.end is None else f"{self.end:.3f}"
-        return (f"run {self.number} of {self.command!r} {self.behaviour} life={self.life!r} begin={self.begin:.3f} "
-                f"last={self.last:.3f} end={end} {self.how} effect={self.effect} read={self.read} state={self.state} "
+        return (f"run {self.number} of {self.command!r} {self.behaviour} life={self.life!r} "
+                f"begin={self.begin:.3f} last={self.last:.3f} end={end} {self.how} "
+                f"effect={self.effect} read={self.read} state={self.state} "
                 f"prints={self.prints} printed={self.printed} owner={self.owner!r}")
 
 
@@ -886,7 +897,8 @@ CHANGE_WORDS = "|".join(re.escape(command) for command, _ in CHANGES.values())
 RUNNING = re.compile(rf"DEBUG running env -i .* ({CHANGE_WORDS})$")
 OF_CHANGE = re.compile(rf"\w+ ({CHANGE_WORDS}) \(\w+ from 127\.0\.0\.1:(\d+)\) (.*)$")
 # An answer that no run gave.
-NO_RUN = re.compile(r"answered after \d+ ms: (busy:|cooldown:|delivery_id_reused:|as before,|repeat$|resolved$|test$)")
+NO_RUN = re.compile(
+    r"answered after \d+ ms: (busy:|cooldown:|delivery_id_reused:|internal:|as before,|repeat$)")
 
 
 class Judge:
@@ -1065,7 +1077,8 @@ class Judge:
                 # Only these are decided before the delivery is known.
                 if is_known and request.code != "request_timeout" and not self.is_about_its_body(request):
                     self.add("a delivery that was answered with success got another reply", request, *runs)
-            if request.skip and request.reply.get("skipped") != request.skip and not self.is_about_its_body(request):
+            is_skipped = request.reply.get("skipped") == request.skip
+            if request.skip and not is_skipped and not self.is_about_its_body(request):
                 self.add(f"expected it to be skipped as {request.skip}", request)
             own = [run for run in overlapping if run.owner is request and run.is_answered]
             for run in own:
@@ -1087,7 +1100,8 @@ class Judge:
         if request.reply.get("output") != line or request.reply.get("command") != request.command:
             self.add("a reply has the line of another change", request)
         candidates = runs if request.is_replayed else overlapping
-        if not any(run.prints and run.behaviour not in HIDDEN and run.prints <= request.end for run in candidates):
+        visible = [run for run in candidates if run.prints and run.behaviour not in HIDDEN]
+        if not any(run.prints <= request.end for run in visible):
             self.add("a reply says done, and the fake did not", request, *runs)
 
     def check_skipped(self, request):
@@ -1130,7 +1144,8 @@ class Judge:
                          and self.shares_alert(run.owner, request)]
                 # The sidecar stopped it, or ended before its reply.
                 is_told |= any(run.is_cut_off or not run.is_answered for run in [*overlapping, *known])
-                is_told |= any(life.how in ("kill", "twice") for life in self.server.lives) and not overlapping
+                was_cut_off = any(life.how in ("kill", "twice") for life in self.server.lives)
+                is_told |= was_cut_off and not overlapping
             if not is_told:
                 self.add(f"{code} does not tell what the fake did", request, *overlapping)
 
@@ -1167,7 +1182,8 @@ class Judge:
             if request.reply.get("raw_output") != f"Chassis Power is {state}" or not any(
                     run.state == state and run.prints and run.prints <= request.end and run.read > floor
                     for run in runs):
-                self.add(f"a status is none that the fake gave since (place in the journal: {floor})", request, *runs)
+                self.add("a status is none that the fake gave since the last answered change, whose place in "
+                         f"the journal is {floor}", request, *runs)
 
 
 def main():
