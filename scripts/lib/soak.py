@@ -255,6 +255,7 @@ class Request:
         self.answered_at = None  # a place in the log
         self.error = None
         self.socket = None
+        self.before = None  # the change that the same client sent before
 
     @property
     def code(self):
@@ -263,12 +264,6 @@ class Request:
     @property
     def is_done(self):
         return bool(self.reply) and self.reply.get("success") is True and "skipped" not in self.reply
-
-    def is_same_delivery(self, other):
-        if self is other:
-            return True
-        return bool(self.delivery) and (self.delivery, self.key, self.command) == (
-            other.delivery, other.key, other.command)
 
     def __repr__(self):
         def seconds(value):
@@ -305,6 +300,14 @@ class Soak:
 
     def run(self):
         self.servers = [Server("restarted", self), Server("steady", self)]
+        try:
+            return self.run_servers()
+        finally:
+            for life in [life for server in self.servers for life in server.lives]:
+                if life.process.poll() is None:
+                    life.process.kill()
+
+    def run_servers(self):
         threads = []
         for server in self.servers:
             server.start()
@@ -332,6 +335,7 @@ class Soak:
                   f"{self.violations.count} violations", flush=True)
         self.stop.set()
         for thread in threads:
+            # A restart, or a client that waits for its reply.
             thread.join(60)
         if any(thread.is_alive() for thread in threads):
             self.violations.add("a client did not end")
@@ -617,8 +621,6 @@ class Pair(Client):
         return self.dice.uniform(1, 5)
 
     def act(self):
-        life = self.server.life
-        # Equal commands would do as well, but two can be told apart at sight.
         paths = [path for path in CHANGES if path not in ("/power/cycle", "/power/reset")]
         calls = []
         for path in self.dice.sample(paths, 2):
@@ -627,8 +629,6 @@ class Pair(Client):
             calls.append(self.post(request, send=False))
         for call in calls:
             call.finish()
-        if calls[0].request.life is not life:
-            calls[1].request.before = None
 
 
 class Mixed(Client):
@@ -1040,7 +1040,7 @@ class Judge:
         """Invariant 3."""
         of_request = {id(run.owner): run for run in self.changes if run.owner}
         for request in self.server.requests:
-            before = getattr(request, "before", None)
+            before = request.before
             first, second = of_request.get(id(before)), of_request.get(id(request))
             if not first or not second or request.life is not before.life or before.complete is None:
                 continue
@@ -1194,6 +1194,7 @@ def main():
     parser.add_argument("--fake", required=True)
     parser.add_argument("--folder", required=True)
     sys.setswitchinterval(0.001)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     return Soak(parser.parse_args()).run()
 
 
