@@ -11,6 +11,7 @@ recorded request is never shorter. So a slow machine breaks no check, except tho
 import argparse
 import bisect
 import collections
+import contextlib
 import fcntl
 import json
 import os
@@ -36,7 +37,10 @@ STATUS_AGE = 1
 ADMITTED_AFTER = 1
 # A cooldown is counted from a note before the run. A busy machine may start the run late.
 COOLDOWN_ROOM = 2
-MEMORY_ROOM = 4096  # KiB
+# KiB. The history takes 2.6 for each attempt, with its text and the objects of which the text is made. It
+# keeps at most 1,024 attempts of a key.
+MEMORY_ROOM = 1024
+MEMORY_OF_AN_ATTEMPT = 4
 DESCRIPTOR_ROOM = 8
 # A delivery is repeated at most so long after it was new. The sidecar knows it for 600 s.
 REPEATED_WITHIN = 300
@@ -233,11 +237,15 @@ class Server:
             self.soak.violations.add(f"after SIGTERM the exit code is {code}", repr(life), *life.log[-5:])
 
     def usage(self):
-        """Resident memory in KiB, and descriptors."""
+        """Resident memory in KiB, descriptors, and attempts in the history."""
         pid = self.life.process.pid
         with open(f"/proc/{pid}/status", encoding="ascii") as file:
             memory = int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1])
-        return memory, len(os.listdir(f"/proc/{pid}/fd"))
+        attempts = 0
+        with contextlib.suppress(FileNotFoundError), open(
+                os.path.join(self.state_dir, "attempts.json"), encoding="utf-8") as file:
+            attempts = len(json.load(file)["attempts"])
+        return memory, len(os.listdir(f"/proc/{pid}/fd")), attempts
 
 
 class Request:
@@ -392,8 +400,9 @@ class Soak:
 
     def check_usage(self, idle, early, late):
         """Invariant 6."""
-        if late[0] > early[0] + MEMORY_ROOM:
-            self.violations.add(f"memory grew: {early[0]} KiB early, {late[0]} KiB at the end")
+        if late[0] > early[0] + MEMORY_ROOM + MEMORY_OF_AN_ATTEMPT * max(0, late[2] - early[2]):
+            self.violations.add(f"memory grew: {early[0]} KiB with {early[2]} attempts in the history, "
+                                f"{late[0]} KiB with {late[2]} at the end")
         if late[1] > early[1] + DESCRIPTOR_ROOM or late[1] > idle[1] + DESCRIPTOR_ROOM:
             self.violations.add(f"descriptors: {idle[1]} idle, {early[1]} early, {late[1]} at the end")
 
@@ -425,7 +434,8 @@ class Soak:
               f"replies ({listed(self.statuses)}); "
               f"runs ({listed(runs)}); {lives} processes (ended by {listed(kills)}); "
               f"worst /health {max(server.worst_health for server in self.servers) * 1000:.0f} ms; "
-              f"memory {early[0]} to {late[0]} KiB, descriptors {early[1]} to {late[1]}")
+              f"memory {early[0]} to {late[0]} KiB (history {early[2]} to {late[2]}), "
+              f"descriptors {early[1]} to {late[1]}")
 
 
 class Call:
@@ -872,6 +882,7 @@ class Run:
         self.effect = self.read = self.state = None  # the first two: places in the journal
         self.prints = self.printed = None
         self.end = self.how = None
+        self.latest = None  # it had ended by then
         self.life = self.owner = None
         self.is_answered = False
         self.ran_at = None  # a place in the log
@@ -909,6 +920,7 @@ class Judge:
         self.runs = self.read_journal()
         self.changes = [run for run in self.runs if run.command != "power status"]
         self.reads = [run for run in self.runs if run.command == "power status"]
+        self.set_latest(self.changes)
         server.runs = collections.Counter()
         for run in self.runs:
             server.runs["reads" if run.command == "power status" else "changes"] += 1
@@ -948,6 +960,13 @@ class Judge:
             of_life = [life for life in self.server.lives if life.process.pid == run.parent]
             run.life = of_life[0] if of_life else None
         return ordered
+
+    def set_latest(self, runs):
+        """A killed run has no end in the journal. It had ended when the next one of its life began."""
+        following = {}
+        for run in reversed(runs):
+            run.latest = run.end or following.get(run.life, float("inf"))
+            following[run.life] = run.begin
 
     def attribute(self, life):
         """Finds the request that each run of a change was made for."""
@@ -1064,7 +1083,7 @@ class Judge:
         changes = [request for request in self.server.requests if request.command and request.status]
         for request in sorted(changes, key=lambda request: request.end):
             runs = [run for run in of_delivery[self.name(request)] if run.begin <= request.end]
-            overlapping = [run for run in runs if run.last >= request.start]
+            overlapping = [run for run in runs if run.latest >= request.start]
             if request.is_done:
                 self.check_done(request, runs, overlapping)
                 if request.delivery and request.delivery[0] == "id":
