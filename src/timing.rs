@@ -74,6 +74,9 @@ pub const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 
 // What is remembered.
 
+/// A disk that has noted nothing in this time hangs. In less time, the machine may just be busy.
+pub const DISK_HANGS: Duration = Duration::from_secs(1);
+
 /// Many BMCs lock an account after a few wrong passwords, and a poller never stops.
 pub const REJECTED_LOGIN: Duration = Duration::from_secs(60);
 

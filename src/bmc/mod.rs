@@ -33,7 +33,7 @@ use crate::http::Response;
 use crate::process::{self, Interrupt};
 use crate::readings::Answer;
 use crate::request::Admitted;
-use crate::timing::VERSION_TIMEOUT;
+use crate::timing::{DISK_HANGS, VERSION_TIMEOUT};
 
 #[derive(Debug)]
 pub struct Bmc {
@@ -161,8 +161,16 @@ impl Bmc {
         if let Some(objection) = self.history.objection(&asked).map_err(not_noted)? {
             return self.heed(objection, admitted, &asked);
         }
+        let now = Instant::now();
+        if admitted.is_too_late(now) {
+            return Err(Failure::too_late());
+        }
+        let is_short = admitted.is_too_late(now + DISK_HANGS);
         // Behind this moment the change could not start any more.
-        self.history.begin(asked, admitted.starts_until()).map_err(not_noted)?;
+        self.history.begin(asked, admitted.starts_until()).map_err(|cause| match cause.kind() {
+            io::ErrorKind::TimedOut if is_short => Failure::too_late(),
+            _ => not_noted(cause),
+        })?;
         let result = self.attempt(admitted, lock);
         let ending = match &result {
             Ok(answer) => Ending::Sent(stored(answer_reply(answer))),

@@ -107,8 +107,11 @@ impl HistoryFile {
 
     /// See [`History::end`]. The file says already that it was begun, which is the safe side.
     pub fn end(&self, ending: Ending, until: Instant) {
-        if let Err(cause) = self.note(until, |history, now| history.end(ending, now)) {
-            error!("noting how an attempt ended, as STATE_DIR says: {cause}");
+        match self.note(until, |history, now| history.end(ending, now)) {
+            // It is written later. Of a disk that hangs, the next change tells.
+            Err(cause) if cause.kind() == ErrorKind::TimedOut => {}
+            Err(cause) => error!("noting how an attempt ended, as STATE_DIR says: {cause}"),
+            Ok(()) => {}
         }
     }
 

@@ -387,6 +387,22 @@ fn an_alert_that_ran_during_a_crash_has_an_unknown_outcome() {
     assert!(sidecar.ipmitool_runs().is_empty());
 }
 
+/// Its folder is not to blame.
+#[test]
+fn a_delivery_whose_turn_comes_too_late_is_busy() {
+    let state = TempDir::new();
+    let sidecar = Sidecar::with_fake_ipmitool(&format!("sleep 3; {DONE}"))
+        .env("STATE_DIR", state.path())
+        .env("REQUEST_TIMEOUT", "7")
+        .start();
+    let first = sidecar.post("/power/cycle").key(KEY).header(ID, "d-1").begin();
+    sidecar.wait_for_ipmitool_runs(1);
+    let second = sidecar.post("/power/on").key(KEY).header(ID, "d-2").expect_failure(503, "busy");
+    second.error_contains("earlier commands took the time");
+    first.reply().expect(200, cycled());
+    assert_eq!(sidecar.ipmitool_runs().len(), 1);
+}
+
 /// The old process has closed its listener and still runs its accepted requests.
 #[test]
 fn a_new_process_waits_until_the_old_one_has_stored_its_history() {
