@@ -10,6 +10,7 @@ mod behaviour {
     mod deliveries;
     mod failures;
     mod faults;
+    mod kernel;
     mod listener;
     mod log;
     mod loss;
