@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{KEY, Process, Running, Sidecar, TIMEOUT, eventually, has_ended, require, wait_for};
+use crate::support::{
+    KEY, Process, Running, Sidecar, TIMEOUT, TempDir, eventually, has_ended, require, wait_for,
+};
 
 /// From now on, system calls of the sidecar fail, as long as the returned process lives.
 #[track_caller]
@@ -35,4 +37,30 @@ fn a_change_that_cannot_be_watched_is_killed_and_has_an_unknown_outcome() {
     sidecar.logs("it was killed");
     let runs = sidecar.ipmitool_runs();
     eventually("ipmitool ends", || runs.iter().all(|run| has_ended(run.pid)));
+}
+
+/// A sidecar whose system calls fail from its start.
+fn faulty(arguments: &[&str], state: &TempDir) -> Sidecar {
+    let strace = require("strace");
+    let strace = [strace.to_str().expect("a path"), "-f", "-o", "/dev/null"];
+    Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'")
+        .env("STATE_DIR", state.path())
+        .started_by(&[&strace, arguments].concat())
+}
+
+#[test]
+fn a_folder_without_locks_is_warned_of() {
+    let state = TempDir::new();
+    let sidecar = faulty(&["-e", "inject=flock:error=ENOLCK"], &state).start();
+    sidecar.logs("this file system has no locks");
+    assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+}
+
+#[test]
+fn a_lock_of_another_user_is_an_error_that_names_the_file() {
+    let state = TempDir::new();
+    let lock = state.file("sidecar.lock", "");
+    let lock = lock.to_str().expect("a path");
+    let faulty = faulty(&["-P", lock, "-e", "inject=?open,openat:error=EACCES"], &state);
+    faulty.run(&[]).exits(71).prints_error(lock).prints_error("another user made it");
 }
