@@ -83,7 +83,7 @@ impl Keys {
 }
 
 impl Authorised {
-    /// A power status for the operator at the command line, who has the configuration itself.
+    /// A power status for the operator at the command line. An operator can read the configuration, and needs no key.
     pub fn status_for_operator() -> Self {
         Self { command: Command::POWER_STATUS, key: "the operator".into() }
     }

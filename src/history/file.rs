@@ -135,8 +135,8 @@ impl HistoryFile {
         }
     }
 
-    /// What was kept. A file that makes no sense is set aside, and nothing is remembered: a sidecar that does not start
-    /// helps nobody.
+    /// What was kept. A file that makes no sense is set aside, and the history begins empty: a sidecar that refused to
+    /// start could not switch anything.
     fn load(&self, now: &Now) -> io::Result<History> {
         use ErrorKind::{InvalidData, IsADirectory, NotFound, PermissionDenied};
         let Some(path) = &self.path else { return Ok(History::default()) };

@@ -13,9 +13,9 @@ use super::Invocation;
 const BECOME: &str = "--become-child-of";
 
 impl Invocation {
-    /// The same run, which the kernel kills when this process ends: a CGI program may be killed itself, and nobody would
-    /// see to the deadline. This program sets that up and then becomes the other one, since only a child can (prctl(2),
-    /// `PR_SET_PDEATHSIG`).
+    /// The same run. The kernel kills it when this process ends: when a CGI program is killed, nothing else would keep
+    /// the deadline. Only a child can ask for this (prctl(2), `PR_SET_PDEATHSIG`). So this program is started first, asks
+    /// for it, and then becomes the other one.
     ///
     /// # Errors
     /// When the system does not tell where this program is.
