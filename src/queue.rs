@@ -36,6 +36,14 @@ impl Kind {
     pub fn of(admitted: &Admitted) -> Self {
         if admitted.command().is_change() { Self::Change } else { Self::Read }
     }
+
+    /// What its worker is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Change => "changes",
+            Self::Read => "reads",
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -1,4 +1,5 @@
-//! The threads of one BMC, one for changes and one for reads. They take from its queue, run, and deliver.
+//! The threads of one BMC, one for changes and one for reads. Each starts when it is first needed. They take from the
+//! queue, run, and deliver.
 
 use std::fmt;
 use std::io;
@@ -25,7 +26,8 @@ pub(super) struct Workers {
     change_waits: Condvar,
     /// The same for reads.
     read_waits: Condvar,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Those that were needed so far.
+    threads: Mutex<Vec<(Kind, JoinHandle<()>)>>,
     deliver: OnceLock<Arc<Deliver>>,
 }
 
@@ -47,7 +49,7 @@ impl Workers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads(&self) -> MutexGuard<'_, Vec<(Kind, JoinHandle<()>)>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,16 +76,25 @@ impl Workers {
 }
 
 impl Bmc {
+    /// Says where replies go. Each worker starts when it is first needed: of sixteen BMCs, most are only read.
+    ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start_workers(self: &Arc<Self>, deliver: &Arc<Deliver>) -> io::Result<()> {
+    pub fn start_workers(&self, deliver: &Arc<Deliver>) -> io::Result<()> {
         self.target.watch()?;
         let _ = self.workers.deliver.set(deliver.clone()); // it is set once
-        for (name, kind) in [("changes", Kind::Change), ("reads", Kind::Read)] {
-            let bmc = self.clone();
-            let thread = thread::Builder::new().name(name.to_owned()).spawn(move || bmc.work(kind))?;
-            self.workers.threads().push(thread);
+        Ok(())
+    }
+
+    /// Starts the worker for this kind, unless it runs already.
+    fn need_worker(self: &Arc<Self>, kind: Kind) -> io::Result<()> {
+        let mut threads = self.workers.threads();
+        if threads.iter().any(|(own, _)| *own == kind) {
+            return Ok(());
         }
+        let bmc = self.clone();
+        let thread = thread::Builder::new().name(kind.name().to_owned()).spawn(move || bmc.work(kind))?;
+        threads.push((kind, thread));
         Ok(())
     }
 
@@ -120,7 +131,7 @@ impl Bmc {
     ///
     /// # Errors
     /// The reply to a request that the queue does not take.
-    pub fn enqueue(&self, client: ClientId, admitted: Admitted) -> Result<(), Response> {
+    pub fn enqueue(self: &Arc<Self>, client: ClientId, admitted: Admitted) -> Result<(), Response> {
         let admitted = Arc::new(admitted);
         let kind = Kind::of(&admitted);
         if kind == Kind::Change && admitted.client_has_left() {
@@ -128,6 +139,11 @@ impl Bmc {
         }
         if admitted.waits_until() <= Instant::now() {
             return Err(self.give_up(&admitted, Failure::body_too_late()));
+        }
+        if let Err(error) = self.need_worker(kind) {
+            return Err(
+                self.give_up(&admitted, Code::Internal.because(format!("starting a thread: {error}")))
+            );
         }
         let mut state = self.workers.state();
         match (state.queue.enqueue(client, admitted.clone(), Instant::now()), kind) {
@@ -185,7 +201,7 @@ impl Bmc {
             self.workers.waits(kind).notify_one();
         }
         let threads = std::mem::take(&mut *self.workers.threads());
-        for thread in threads {
+        for (_, thread) in threads {
             let _ = thread.join(); // a worker's panics are caught where they happen
         }
     }
