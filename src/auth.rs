@@ -9,10 +9,12 @@ use crate::command::Command;
 use crate::failure::{Code, Failure};
 use crate::http::Head;
 use crate::secret::{Credential, Secret};
+use crate::server::{Server, listed};
 
-/// A command that may be run.
+/// A command that may be run on one server.
 #[derive(Debug)]
 pub struct Authorised {
+    server: Server,
     command: Command,
     key: Arc<str>,
 }
@@ -25,6 +27,8 @@ pub struct Key {
     pub credential: Credential,
     /// Words of the table of commands.
     pub allows: Vec<&'static str>,
+    /// The servers it reaches. `None`: all.
+    pub servers: Option<Vec<Server>>,
 }
 
 /// The keys. A request must bring one of them.
@@ -32,13 +36,14 @@ pub struct Key {
 pub struct Keys(pub Vec<Key>);
 
 impl Keys {
-    /// Lets a request pass that brings one valid key which allows this command.
+    /// Lets a request pass that brings one valid key which allows this command on this server. Whether there is such a
+    /// server does not matter: a key that may not reach it learns nothing of it.
     ///
     /// # Errors
-    /// `Unauthorized` without a valid key. `Forbidden` if the key is for other commands, or for a change that a browser
+    /// `Unauthorized` without a valid key. `Forbidden` if the key is for other commands or servers, or for a change that a browser
     /// says was not made by our own origin (W3C Fetch Metadata): no page that a browser visits may use a key that the
     /// browser keeps.
-    pub fn authorise(&self, head: &Head, command: Command) -> Result<Authorised, Failure> {
+    pub fn authorise(&self, head: &Head, server: &Server, command: Command) -> Result<Authorised, Failure> {
         // Files can make two keys equal while the program runs. Then both must allow the command, so that no caller gains
         // by it.
         let valid = self.valid(head);
@@ -48,6 +53,13 @@ impl Keys {
                 Code::Forbidden.because(format!("this key is only for {words}. Use one that allows it"))
             );
         }
+        let is_out_of_reach = |servers: &&[Server]| !servers.contains(server);
+        if let Some(servers) = valid.iter().filter_map(|key| key.servers.as_deref()).find(is_out_of_reach) {
+            return Err(Code::Forbidden.because(format!(
+                "this key is only for the servers {}. Use one for the server that you asked for",
+                listed(servers)
+            )));
+        }
         let key = valid.first().ok_or(Code::Unauthorized)?;
         let is_own = |site: &[u8]| [&b"same-origin"[..], b"none"].contains(&site);
         if command.is_change() && !head.values("Sec-Fetch-Site").all(is_own) {
@@ -56,7 +68,7 @@ impl Keys {
                  the same origin",
             ));
         }
-        Ok(Authorised { command, key: key.name.clone() })
+        Ok(Authorised { server: server.clone(), command, key: key.name.clone() })
     }
 }
 
@@ -67,6 +79,25 @@ impl Keys {
     /// When the system has no thread left.
     pub fn watch(&self) -> io::Result<()> {
         self.0.iter().try_for_each(|key| key.credential.watch())
+    }
+
+    /// Those of all servers that the request's key reaches.
+    ///
+    /// # Errors
+    /// `Unauthorized` without a valid key.
+    pub fn reached<'a>(
+        &self,
+        head: &Head,
+        all: impl Iterator<Item = &'a Server>,
+    ) -> Result<Vec<&'a Server>, Failure> {
+        let valid = self.valid(head);
+        if valid.is_empty() {
+            return Err(Code::Unauthorized.into());
+        }
+        let reaches = |server: &Server| {
+            valid.iter().all(|key| key.servers.as_ref().is_none_or(|servers| servers.contains(server)))
+        };
+        Ok(all.filter(|server| reaches(server)).collect())
     }
 
     /// The name of the valid key that the head brings, whatever it allows.
@@ -84,8 +115,12 @@ impl Keys {
 
 impl Authorised {
     /// A power status for the operator at the command line. An operator can read the configuration, and needs no key.
-    pub fn status_for_operator() -> Self {
-        Self { command: Command::POWER_STATUS, key: "the operator".into() }
+    pub fn status_for_operator(server: Server) -> Self {
+        Self { server, command: Command::POWER_STATUS, key: "the operator".into() }
+    }
+
+    pub const fn server(&self) -> &Server {
+        &self.server
     }
 
     pub const fn command(&self) -> Command {
@@ -150,12 +185,16 @@ mod tests {
     }
 
     fn authorise(fields: &[(&str, &str)], command: Command) -> Option<(Code, String)> {
-        refusal(Keys(vec![key("s:ecret", &Command::words())]).authorise(&head(fields), command))
+        refusal(Keys(vec![key("s:ecret", &Command::words())]).authorise(
+            &head(fields),
+            &Server::PLAIN,
+            command,
+        ))
     }
 
     fn key(value: &str, allows: &[&'static str]) -> Key {
         let credential = Credential::fixed(value, |_| Ok(())).unwrap();
-        Key { name: value.into(), credential, allows: allows.to_vec() }
+        Key { name: value.into(), credential, allows: allows.to_vec(), servers: None }
     }
 
     #[test]
@@ -214,10 +253,52 @@ mod tests {
             ("twice", Command::POWER_STATUS, only("on")),
             ("neither", Command::POWER_STATUS, Err(None)),
         ] {
-            let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), command);
+            let authorised = keys.authorise(&head(&[("X-API-Key", offered)]), &Server::PLAIN, command);
             let told = authorised.as_ref().map(|authorised| &**authorised.key());
             assert_eq!(told.map_err(|failure| failure.detail().map(str::to_owned)), expected, "{offered}");
         }
+    }
+
+    #[test]
+    fn a_key_reaches_the_servers_that_it_lists() {
+        let servers = |names: &[&str]| Some(names.iter().map(|name| Server::named(name)).collect::<Vec<_>>());
+        let limited = |value: &str, names: &[&str]| Key { servers: servers(names), ..key(value, &["on"]) };
+        let keys = Keys(vec![
+            key("all", &["on"]),
+            limited("one", &["nas"]),
+            limited("two", &["nas", "lab"]),
+            limited("twice", &["nas"]),
+            limited("twice", &["lab"]),
+        ]);
+        let (nas, lab, plain) = (Server::named("nas"), Server::named("lab"), Server::PLAIN);
+        let only = |list: &str| {
+            Some((
+                Code::Forbidden,
+                format!("this key is only for the servers {list}. Use one for the server that you asked for"),
+            ))
+        };
+        for (offered, server, expected) in [
+            ("all", &nas, None),
+            ("all", &plain, None),
+            ("one", &nas, None),
+            ("one", &lab, only("nas")),
+            ("one", &plain, only("nas")),
+            ("one", &Server::named("no-such"), only("nas")),
+            ("two", &lab, None),
+            ("two", &plain, only("nas, lab")),
+            ("twice", &nas, only("lab")),
+            ("neither", &nas, Some((Code::Unauthorized, String::new()))),
+        ] {
+            let refused = refusal(keys.authorise(&head(&[("X-API-Key", offered)]), server, power_on()));
+            assert_eq!(refused, expected, "{offered}, {server:?}");
+        }
+        for (offered, expected) in
+            [("all", &[&nas, &lab][..]), ("one", &[&nas]), ("two", &[&nas, &lab]), ("twice", &[])]
+        {
+            let reached = keys.reached(&head(&[("X-API-Key", offered)]), [&nas, &lab].into_iter());
+            assert_eq!(reached.unwrap(), expected, "{offered}");
+        }
+        assert!(keys.reached(&head(&[]), [&nas].into_iter()).is_err());
     }
 
     #[test]

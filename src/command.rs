@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::http::Method::{self, Get, Head, Post};
 use crate::readings::{Answer, chassis, power_reading, power_status};
+use crate::server::Server;
 
 /// A row of the table. To add a command, add its row here, its row in README.md (a test holds the two together) and its
 /// test.
@@ -85,8 +86,8 @@ const COMMANDS: &[Row] = &[
     lacked_by_some(change("/identify/off", "identify", "chassis identify 0",     "Chassis identify interval: off")),
 ];
 
-/// Characters of an unknown path that an error repeats.
-const MAX_SHOWN: usize = 100;
+/// Characters of an unknown path or server that an error repeats.
+pub const MAX_SHOWN: usize = 100;
 
 /// The path that needs no key and no BMC: whether this program serves.
 pub const HEALTH: &str = "/health";
@@ -183,11 +184,16 @@ impl fmt::Debug for Command {
     }
 }
 
+/// The path that needs a key and no BMC: which servers the key reaches.
+pub const SERVERS: &str = "/servers";
+
 /// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     Health,
-    Command(Command),
+    Servers,
+    /// There need not be such a server.
+    Command(Server, Command),
 }
 
 /// Why there is no such route.
@@ -204,10 +210,12 @@ pub enum NoRoute {
 /// # Errors
 /// `UnknownPath`, or `WrongMethod` for a known path.
 pub fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
-    let command = Command::all().find(|command| command.path() == path);
+    let (server, rest) = of_server(path);
+    let command = Command::all().find(|command| command.path() == rest);
     let (route, takes) = match command {
-        Some(command) => (Route::Command(command), command.method()),
+        Some(command) => (Route::Command(server, command), command.method()),
         None if path == HEALTH => (Route::Health, Get),
+        None if path == SERVERS => (Route::Servers, Get),
         None => return Err(NoRoute::UnknownPath(path.escape_debug().take(MAX_SHOWN).collect())),
     };
     // RFC 9110, 9.3.2: HEAD is GET without the body.
@@ -216,6 +224,15 @@ pub fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
         Ok(route)
     } else {
         Err(NoRoute::WrongMethod { allow: if takes == Get { "GET, HEAD" } else { "POST" } })
+    }
+}
+
+/// The server that a path names, and the rest of the path: `/servers/nas/power/on` is `/power/on` of `nas`.
+fn of_server(path: &str) -> (Server, &str) {
+    let named = path.strip_prefix(SERVERS).and_then(|rest| rest.strip_prefix('/'));
+    match named.and_then(|rest| Some(rest.split_at(rest.find('/')?))) {
+        Some((name, rest)) => (Server::named(name), rest),
+        None => (Server::PLAIN, path),
     }
 }
 
@@ -243,6 +260,16 @@ mod tests {
             "/power/on%00",
             "/POWER/ON",
             "/power/soft",
+            "/servers/",
+            "/servers/nas",
+            "/servers/nas/",
+            "/servers/nas/health",
+            "/servers/nas/servers",
+            "/servers/nas/servers/lab/power/on",
+            "/servers/nas/power/on/",
+            "/servers/nas//power/on",
+            "/server/nas/power/on",
+            "/serversnas/power/on",
         ] {
             assert_eq!(find(&Get, path), Err(NoRoute::UnknownPath(path.to_owned())), "{path:?}");
         }
@@ -252,16 +279,25 @@ mod tests {
     fn a_get_never_acts() {
         for command in Command::all() {
             for method in [Get, Head] {
-                let acts =
-                    matches!(find(&method, command.path()), Ok(Route::Command(found)) if found.is_change());
+                let acts = matches!(find(&method, command.path()), Ok(Route::Command(_, found)) if found.is_change());
                 assert!(!acts, "{method} {}", command.path());
             }
         }
     }
 
     #[test]
+    fn each_command_has_a_path_for_each_server() {
+        for command in Command::all() {
+            for name in ["nas", "lab-2", "NAS", "%", "."] {
+                let found = find(&command.method(), &format!("/servers/{name}{}", command.path()));
+                assert_eq!(found, Ok(Route::Command(Server::named(name), command)));
+            }
+        }
+    }
+
+    #[test]
     fn every_other_method_is_told_the_right_one() {
-        for path in Command::all().map(Command::path).chain([HEALTH]) {
+        for path in Command::all().map(Command::path).chain([HEALTH, SERVERS, "/servers/nas/power/on"]) {
             let allow = if find(&Get, path).is_ok() { "GET, HEAD" } else { "POST" };
             for method in ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "post", "BREW"] {
                 let found = find(&method.parse().unwrap(), path);
@@ -288,7 +324,9 @@ mod tests {
         let commands = Command::all().map(|row| {
             format!("| `{} {}` | `{}` | `{}` | ", row.method(), row.path(), row.word(), row.name())
         });
-        let rows: Vec<_> = [format!("| `GET {HEALTH}` | – | – | ")].into_iter().chain(commands).collect();
+        let health = format!("| `GET {HEALTH}` | – | – | ");
+        let servers = format!("| `GET {SERVERS}` | any key | – | ");
+        let rows: Vec<_> = [health].into_iter().chain(commands).chain([servers]).collect();
         let readme = include_str!("../README.md");
         let documented: Vec<_> = readme
             .lines()
@@ -304,7 +342,7 @@ mod tests {
     fn the_web_servers_pass_every_path_on() {
         let mut folders: Vec<_> = Command::all()
             .map(Command::path)
-            .chain([HEALTH])
+            .chain([HEALTH, SERVERS])
             .filter_map(|path| path.split('/').nth(1))
             .collect();
         folders.sort_unstable();

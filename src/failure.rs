@@ -64,6 +64,7 @@ failures! {
     Unauthorized: 401, "unauthorized", Safe, "Invalid or missing API key", "";
     Forbidden: 403, "forbidden", Safe, "Not allowed", "";
     NotFound: 404, "not_found", Safe, "Endpoint not found", "";
+    UnknownServer: 404, "unknown_server", Safe, "There is no such server", "GET /servers lists the servers of a key";
     MethodNotAllowed: 405, "method_not_allowed", Safe, "Method not allowed", "";
     RequestTimeout: 408, "request_timeout", Safe, "The request was not complete within 5 s", "";
     BmcRefused: 409, "bmc_refused", Unsafe, "The BMC refused the command",

@@ -1,7 +1,7 @@
 //! The handler, in three steps: `admit` decides by the head, `with_body` by the body, and the `Bmc` runs the command.
 //! The front ends meet here.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,19 +10,20 @@ use log::{Level, debug, info, log, warn};
 
 use crate::auth::{Authorised, Keys};
 use crate::bmc::{Bmc, Deliver, Guesses, Repeats, skipped};
-use crate::command::{self, Command, Route};
+use crate::command::{self, Command, MAX_SHOWN, Route};
 use crate::failure::{Code, Failure};
 use crate::history::alerts::is_damaged_json;
 use crate::history::delivery::Delivery;
 use crate::http::{Head, Response};
 use crate::request::Admitted;
+use crate::server::Server;
 
 /// Carries out commands for clients that bring a key.
 #[derive(Debug)]
 pub struct Handler {
     keys: Keys,
-    /// By their names. The plain paths are those of the one without a name.
-    bmcs: BTreeMap<String, Arc<Bmc>>,
+    /// First that of the plain paths, if there is one, then those that have names.
+    bmcs: Vec<Arc<Bmc>>,
     request_timeout: Duration,
     /// What the log lines about refused requests repeat.
     refusals: Mutex<Repeats>,
@@ -38,8 +39,8 @@ pub enum Admission {
 }
 
 impl Handler {
-    pub fn new(keys: Keys, bmc: Bmc, request_timeout: Duration) -> Self {
-        let bmcs = BTreeMap::from([(String::new(), Arc::new(bmc))]);
+    pub fn new(keys: Keys, bmcs: Vec<Bmc>, request_timeout: Duration) -> Self {
+        let bmcs = bmcs.into_iter().map(Arc::new).collect();
         Self { keys, bmcs, request_timeout, refusals: Mutex::default(), guesses: Mutex::default() }
     }
 
@@ -48,21 +49,22 @@ impl Handler {
     /// # Errors
     /// Why `STATE_DIR` does not serve: `WouldBlock` while another process has it.
     pub fn open_history(&self, until: Instant) -> io::Result<()> {
-        self.bmcs.values().try_for_each(|bmc| bmc.open_history(until))
+        self.bmcs.iter().try_for_each(|bmc| bmc.open_history(until))
     }
 
     /// # Errors
     /// When the system has no thread left.
     pub fn start_workers(&self, deliver: &Arc<Deliver>) -> io::Result<()> {
         self.keys.watch()?;
-        self.bmcs.values().try_for_each(|bmc| bmc.start_workers(deliver))
+        self.bmcs.iter().try_for_each(|bmc| bmc.start_workers(deliver))
     }
 
     /// Step one, which takes microseconds.
     pub fn admit(&self, head: &Head) -> Admission {
         let admission = match command::find(&head.method, &head.path) {
             Ok(Route::Health) => Admission::Reply(health()),
-            Ok(Route::Command(command)) => self.authorise(head, command),
+            Ok(Route::Servers) => Admission::Reply(self.servers(head)),
+            Ok(Route::Command(server, command)) => self.authorise(head, &server, command),
             Err(no_route) => Admission::Reply(self.refuse(head, None, &no_route.into())),
         };
         let result = match &admission {
@@ -73,16 +75,35 @@ impl Handler {
         admission
     }
 
-    fn authorise(&self, head: &Head, command: Command) -> Admission {
-        let admitted = self.keys.authorise(head, command).and_then(|authorised| {
+    fn authorise(&self, head: &Head, server: &Server, command: Command) -> Admission {
+        let admitted = self.keys.authorise(head, server, command).and_then(|authorised| {
+            let bmc = self.bmc_of(server)?;
             check_encoding(head)?;
             let delivery = delivery_of(head, command)?;
-            Ok(self.admitted(authorised, delivery, head.peer.clone()))
+            Ok(Admission::Run(bmc.clone(), self.admitted(authorised, delivery, head.peer.clone())))
         });
-        match (admitted, self.bmcs.values().next()) {
-            (Ok(admitted), Some(bmc)) => Admission::Run(bmc.clone(), admitted),
-            (Ok(_), None) => Admission::Reply(Failure::from(Code::NotFound).reply(Some(command))),
-            (Err(failure), _) => Admission::Reply(self.refuse(head, Some(command), &failure)),
+        admitted.unwrap_or_else(|failure| Admission::Reply(self.refuse(head, Some(command), &failure)))
+    }
+
+    /// Only for a key that may reach every server.
+    fn bmc_of(&self, server: &Server) -> Result<&Arc<Bmc>, Failure> {
+        let bmc = self.bmcs.iter().find(|bmc| bmc.server() == server);
+        bmc.ok_or_else(|| match server.name() {
+            Some(name) => {
+                Code::UnknownServer.because(name.escape_debug().take(MAX_SHOWN).collect::<String>())
+            }
+            None => Code::UnknownServer.because("BMC_HOST is not set, so the path must name a server"),
+        })
+    }
+
+    /// The reply to `/servers`.
+    fn servers(&self, head: &Head) -> Response {
+        match self.keys.reached(head, self.bmcs.iter().map(|bmc| bmc.server())) {
+            Ok(servers) => {
+                let names: Vec<_> = servers.into_iter().filter_map(Server::name).collect();
+                Response::new(200, &[("success", true.into()), ("servers", names.into())])
+            }
+            Err(failure) => self.refuse(head, None, &failure),
         }
     }
 
@@ -111,33 +132,71 @@ impl Handler {
         Admitted::new(authorised, delivery, peer, Instant::now(), self.request_timeout)
     }
 
-    /// One `power status` for the operator at the command line.
+    /// Every BMC, or that of this name alone, for the operator at the command line.
+    ///
+    /// # Errors
+    /// That there is no such server.
+    pub fn bmcs(&self, name: Option<&str>) -> Result<Vec<&Bmc>, String> {
+        let is_asked = |bmc: &&Bmc| name.is_none() || bmc.server().name() == name;
+        let bmcs: Vec<_> = self.bmcs.iter().map(|bmc| &**bmc).filter(is_asked).collect();
+        match name {
+            Some(name) if bmcs.is_empty() => {
+                Err(format!("there is no server {name:?}: expected one that SERVERS names"))
+            }
+            _ => Ok(bmcs),
+        }
+    }
+
+    /// One `power status` for the operator at the command line: the line that it gave.
     ///
     /// # Errors
     /// Which BMC does not answer, and why.
-    pub fn check(&self) -> Result<String, String> {
-        let check = |bmc: &Arc<Bmc>| {
-            let operator = Authorised::status_for_operator();
-            let admitted = self.admitted(operator, None, "the command line".to_owned());
-            bmc.check(&admitted).map_err(|why| format!("BMC {bmc}: {why}"))
-        };
-        let lines: Result<Vec<_>, _> = self.bmcs.values().map(check).collect();
-        lines.map(|lines| lines.join("\n"))
+    pub fn check(&self, bmc: &Bmc) -> Result<String, String> {
+        let operator = Authorised::status_for_operator(bmc.server().clone());
+        let admitted = self.admitted(operator, None, "the command line".to_owned());
+        match bmc.check(&admitted) {
+            Ok(line) => Ok(format!("{}{line}", bmc.server())),
+            Err(why) => Err(format!("BMC {bmc}: {why}")),
+        }
+    }
+
+    /// See [`Bmc::ask_version`]: there is one `ipmitool` for all.
+    ///
+    /// # Errors
+    /// For a version that cannot be trusted.
+    pub fn ask_version(&self) -> Result<Option<String>, String> {
+        let Some(first) = self.bmcs.first() else { return Ok(None) };
+        let (version, warning) = first.ask_version()?;
+        self.bmcs.iter().for_each(|bmc| bmc.trust(version));
+        Ok(warning)
+    }
+
+    /// How many servers and how many keys share the places of clients that wait.
+    pub const fn sharers(&self) -> (usize, usize) {
+        (self.bmcs.len(), self.keys.0.len())
     }
 
     /// Ends what runs, and cancels what waits.
     pub fn stop_now(&self) {
-        self.bmcs.values().for_each(|bmc| bmc.stop_now());
+        self.bmcs.iter().for_each(|bmc| bmc.stop_now());
     }
 
     /// Whether nothing runs and nothing waits.
     pub fn is_idle(&self) -> bool {
-        self.bmcs.values().all(|bmc| bmc.is_idle())
+        self.bmcs.iter().all(|bmc| bmc.is_idle())
     }
 
     /// Waits for the workers, which end once their queues are empty.
     pub fn join_workers(&self) {
-        self.bmcs.values().for_each(|bmc| bmc.join_workers());
+        self.bmcs.iter().for_each(|bmc| bmc.join_workers());
+    }
+}
+
+/// Each BMC, with commas between them.
+impl fmt::Display for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bmcs: Vec<_> = self.bmcs.iter().map(ToString::to_string).collect();
+        f.write_str(&bmcs.join(", "))
     }
 }
 
@@ -176,7 +235,6 @@ fn health() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bmc::arguments::Target;
     use crate::config::Config;
     use crate::history::file::HistoryFile;
     use crate::process::Interrupt;
@@ -196,19 +254,20 @@ mod tests {
         let value =
             |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
         let lookup = |name: &str| -> Option<OsString> { value(name) };
-        let config = Config::read(&lookup, std::iter::empty()).unwrap();
+        let mut config = Config::read(&lookup, std::iter::empty()).unwrap();
         let text = format!("GET /power/status HTTP/1.0\r\nX-API-Key: {}\r\n\r\n", SECRETS[0]);
         let head = Head::parse(text.as_bytes(), String::new()).unwrap();
         let mut printed = vec![format!("{config:?}"), format!("{head:?}")];
 
-        let authorised = config.keys.authorise(&head, Command::POWER_STATUS).unwrap();
-        let invocation = Target::invocation(&config.target, &authorised, &config.target.login());
+        let authorised = config.keys.authorise(&head, &Server::PLAIN, Command::POWER_STATUS).unwrap();
+        let target = config.targets.pop().unwrap();
+        let invocation = target.invocation(&authorised, &target.login());
         printed.extend([format!("{invocation:?}"), invocation.pasteable(), format!("{authorised:?}")]);
-        printed.push(format!("{:?}", config.target.login()));
+        printed.push(format!("{:?}", target.login()));
 
         let history = HistoryFile::new(None, config.cooldown);
-        let bmc = Bmc::new(config.target, history, Interrupt::new().unwrap());
-        let handler = Handler::new(config.keys, bmc, config.request_timeout);
+        let bmc = Bmc::new(target, history, Interrupt::new().unwrap());
+        let handler = Handler::new(config.keys, vec![bmc], config.request_timeout);
         let admission = handler.admit(&head);
         assert!(matches!(admission, Admission::Run(..)), "the key is valid");
         printed.extend([format!("{handler:?}"), format!("{admission:?}")]);

@@ -18,6 +18,7 @@ pub mod timing;
 pub mod secret;
 pub mod log;
 pub mod http;
+pub mod server;
 pub mod readings;
 pub mod command;
 pub mod failure;

@@ -12,7 +12,7 @@ use ipmi_sidecar::front_end::signals::Signals;
 use ipmi_sidecar::front_end::{cgi, healthcheck, listener};
 use ipmi_sidecar::process;
 use ipmi_sidecar::startup::{
-    EX_OSERR, EX_USAGE, Exit, configure, environment, open_history, prepare, prepare_cgi, system,
+    self, EX_OSERR, EX_USAGE, Exit, configure, environment, open_history, prepare, prepare_cgi, system,
 };
 use ipmi_sidecar::timing::LAST_REPLIES;
 use log::info;
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
     let result = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         _ if is_cgi => answer_cgi(),
         [] => serve(),
-        ["check"] => check(),
+        ["check"] => check(None),
+        ["check", name] if !name.starts_with('-') => check(Some(name)),
         ["healthcheck"] => check_health(),
         ["--help" | "-h"] => print(&help(VERSION)),
         ["--version" | "-V"] => print(&format!("ipmi-sidecar {VERSION}\n")),
@@ -48,7 +49,6 @@ fn serve() -> Result<ExitCode, Exit> {
     let config = configure()?;
     let (listen, state) = (config.listen, config.state_dir.clone().unwrap_or_default());
     let until = Instant::now() + config.request_timeout + LAST_REPLIES;
-    let target = config.target.to_string();
     let handler = prepare(config)?;
     // Load the history before listening, or a request that is queued meanwhile would run even if its client has left.
     let what = format!("keeping the history in STATE_DIR, {}", state.display());
@@ -58,7 +58,7 @@ fn serve() -> Result<ExitCode, Exit> {
     let what = format!("listening on {listen}, as LISTEN_ADDR says (is another program there already?)");
     let socket = listener::listen(listen).map_err(system(&what))?;
     let address = socket.local_addr().unwrap_or(listen);
-    info!("ipmi-sidecar {VERSION} listening on {address}, BMC {target}");
+    info!("ipmi-sidecar {VERSION} listening on {address}, BMC {handler}");
     let cut_short = listener::serve(socket, &handler, &signals).map_err(system("serving"))?;
     info!("stopped");
     // As a shell reports a program that a signal ended.
@@ -68,13 +68,13 @@ fn serve() -> Result<ExitCode, Exit> {
 /// Answers one request, by the variables of a web server.
 fn answer_cgi() -> Result<ExitCode, Exit> {
     let signals = Signals::catch().map_err(system("catching signals"))?;
-    let prepared = configure().and_then(|config| Ok((config.state_dir.clone(), prepare_cgi(config)?)));
+    let prepared = configure().and_then(prepare_cgi);
     let head = cgi::head(env::vars_os());
     let answered = match prepared {
-        Ok((state, handler)) => {
+        Ok(handler) => {
             let handler = Arc::new(handler);
             cgi::stop_on(signals, &handler).map_err(system("watching signals"))?;
-            cgi::answer(&head, |head, body| cgi::respond(head, body, &handler, state.as_deref()))
+            cgi::answer(&head, |head, body| cgi::respond(head, body, &handler))
         }
         Err(exit) => {
             exit.report(); // for the operator; the caller learns nothing of the configuration
@@ -85,10 +85,16 @@ fn answer_cgi() -> Result<ExitCode, Exit> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first step of troubleshooting: is the configuration right, and does the BMC answer?
-fn check() -> Result<ExitCode, Exit> {
-    let line = prepare(configure()?)?.check().map_err(|why| Exit::because(1, why))?;
-    print(&format!("{line}\n"))
+/// The first step of troubleshooting: is the configuration right, and does each BMC answer, or this one?
+fn check(name: Option<&str>) -> Result<ExitCode, Exit> {
+    let mut code = ExitCode::SUCCESS;
+    for result in startup::check(&prepare(configure()?)?, name)? {
+        match result {
+            Ok(line) => drop(print(&format!("{line}\n"))?),
+            Err(why) => code = Exit::because(1, why).report(),
+        }
+    }
+    Ok(code)
 }
 
 fn check_health() -> Result<ExitCode, Exit> {

@@ -11,6 +11,7 @@ use crate::history::Asked;
 use crate::history::alerts::Skip;
 use crate::history::delivery::Delivery;
 use crate::http::Response;
+use crate::server::Server;
 use crate::timing::{CHANGE_NEEDS, READ_NEEDS, SHARED_READ_NEEDS};
 
 /// A request that may run its command, and the moment by which it must be answered.
@@ -65,6 +66,10 @@ impl Admitted {
 
     pub const fn command(&self) -> Command {
         self.authorised.command()
+    }
+
+    pub const fn server(&self) -> &Server {
+        self.authorised.server()
     }
 
     /// The name of the key that allowed it.
@@ -138,9 +143,10 @@ impl fmt::Debug for Admitted {
     }
 }
 
-/// `power on (API_KEY from 127.0.0.1:40000)`: how the log names a request.
+/// `nas: power on (API_KEY from 127.0.0.1:40000)`: how the log names a request.
 impl fmt::Display for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} from {})", self.command().name(), self.authorised.key(), self.peer)
+        let Self { authorised, peer, .. } = self;
+        write!(f, "{}{} ({} from {peer})", self.server(), self.command().name(), authorised.key())
     }
 }

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -51,11 +51,11 @@ impl fmt::Debug for Secret {
 /// never repeats the value.
 pub type Check = fn(&str) -> Result<(), String>;
 
-/// A configured value: fixed for the life of the process, or read from a file that may change.
-#[derive(Debug)]
+/// A configured value: fixed for the life of the process, or read from a file that may change. Clones share the file.
+#[derive(Debug, Clone)]
 pub struct Credential(Source);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Source {
     Fixed(Secret),
     File(Arc<CredentialFile>),
@@ -68,6 +68,7 @@ pub struct CredentialFile {
     path: PathBuf,
     check: Check,
     last: Mutex<Reading>,
+    is_watched: OnceLock<()>,
 }
 
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl Credential {
         let value = read(path, check).map_err(|error| error.to_string())?;
         let last = Reading { value, is_revoked: false, missing_since: None, said: String::new() };
         let (name, path, last) = (name.to_owned(), path.to_owned(), Mutex::new(last));
-        Ok(Self(Source::File(Arc::new(CredentialFile { name, path, check, last }))))
+        let file = CredentialFile { name, path, check, last, is_watched: OnceLock::new() };
+        Ok(Self(Source::File(Arc::new(file))))
     }
 
     /// The last good value.
@@ -116,12 +118,15 @@ impl Credential {
         }
     }
 
-    /// Reads the file again and again, on a thread of its own: no request waits for a disk.
+    /// Reads the file again and again, on a thread of its own: no request waits for a disk. Once is enough for all clones.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn watch(&self) -> io::Result<()> {
         let Source::File(file) = &self.0 else { return Ok(()) };
+        if file.is_watched.set(()).is_err() {
+            return Ok(());
+        }
         let file = file.clone();
         let watch = move || loop {
             thread::sleep(REREAD_CREDENTIAL);
@@ -311,6 +316,7 @@ mod tests {
             path: "/run/key".into(),
             check: |_| Ok(()),
             last: Mutex::new(last),
+            is_watched: OnceLock::new(),
         });
         let credential = Credential(Source::File(file.clone()));
         let start = Instant::now();

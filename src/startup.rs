@@ -6,12 +6,12 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::warn;
 
-use crate::auth::Keys;
 use crate::bmc::Bmc;
+use crate::bmc::arguments::Target;
 use crate::config::{Config, StartupError};
 use crate::front_end::signals::Signals;
 use crate::handler::Handler;
@@ -41,16 +41,16 @@ pub fn environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }
 
-/// Makes the handler of a server, with its BMC.
+/// Makes the handler of a server, with its BMCs.
 ///
 /// # Errors
 /// What the system lacks, and an `ipmitool` that cannot be trusted.
 pub fn prepare(config: Config) -> Result<Handler, Exit> {
-    let (keys, timeout, bmc) = prepare_bmc(config)?;
-    if let Some(warning) = bmc.ask_version().map_err(|why| Exit::because(EX_CONFIG, why))? {
+    let handler = prepare_with(config, |bmc| bmc)?;
+    if let Some(warning) = handler.ask_version().map_err(|why| Exit::because(EX_CONFIG, why))? {
         warn!("{warning}");
     }
-    Ok(Handler::new(keys, bmc, timeout))
+    Ok(handler)
 }
 
 /// Makes the handler of a CGI program. It runs nothing before it knows that a key is valid.
@@ -58,17 +58,22 @@ pub fn prepare(config: Config) -> Result<Handler, Exit> {
 /// # Errors
 /// What the system lacks.
 pub fn prepare_cgi(config: Config) -> Result<Handler, Exit> {
-    let (keys, timeout, bmc) = prepare_bmc(config)?;
-    Ok(Handler::new(keys, bmc.for_one_request(), timeout))
+    prepare_with(config, Bmc::for_one_request)
 }
 
-fn prepare_bmc(config: Config) -> Result<(Keys, Duration, Bmc), Exit> {
+fn prepare_with(config: Config, finish: fn(Bmc) -> Bmc) -> Result<Handler, Exit> {
     process::handle_sigchld().map_err(system("handling SIGCHLD"))?;
     process::protect().map_err(system("keeping secrets out of a core"))?;
     process::check_system().map_err(|why| Exit::because(EX_OSERR, why))?;
-    let interrupt = Interrupt::new().map_err(system("making an eventfd"))?;
-    let history = HistoryFile::new(config.state_dir.as_deref(), config.cooldown);
-    Ok((config.keys, config.request_timeout, Bmc::new(config.target, history, interrupt)))
+    let Config { keys, targets, request_timeout, cooldown, state_dir, .. } = config;
+    let bmc = |target: Target| {
+        let name = target.server.name().unwrap_or_default();
+        let folder = state_dir.as_ref().map(|state| state.join(name));
+        let history = HistoryFile::new(folder.as_deref(), cooldown);
+        Ok(finish(Bmc::new(target, history, Interrupt::new()?)))
+    };
+    let bmcs: io::Result<_> = targets.into_iter().map(bmc).collect();
+    Ok(Handler::new(keys, bmcs.map_err(system("making an eventfd"))?, request_timeout))
 }
 
 /// Waits for the sidecar that ran before: it has closed its listener and may still answer. False if a signal came
@@ -90,6 +95,19 @@ pub fn open_history(handler: &Handler, signals: &Signals, until: Instant) -> io:
         }
         thread::sleep(SUCCESSION_POLL);
     }
+}
+
+/// Asks every BMC, or that of this name, all at the same time: what each said, in the order of `SERVERS`.
+///
+/// # Errors
+/// That there is no such server.
+pub fn check(handler: &Handler, name: Option<&str>) -> Result<Vec<Result<String, String>>, Exit> {
+    let bmcs = handler.bmcs(name).map_err(|why| Exit::because(EX_USAGE, why))?;
+    Ok(thread::scope(|scope| {
+        let asked: Vec<_> = bmcs.into_iter().map(|bmc| scope.spawn(|| handler.check(bmc))).collect();
+        let panicked = |_| Err("the check of a server panicked".to_owned());
+        asked.into_iter().map(|asked| asked.join().unwrap_or_else(panicked)).collect()
+    }))
 }
 
 /// Why the program ends, and its exit code.

@@ -19,6 +19,7 @@ mod behaviour {
     mod rotation;
     mod routes;
     mod secrets;
+    mod several_servers;
     mod startup;
     mod stopping;
     mod versions;

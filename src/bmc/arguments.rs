@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use crate::auth::Authorised;
 use crate::process::Invocation;
 use crate::secret::{Credential, Secret};
+use crate::server::Server;
 use crate::timing::{CHANGE_PATIENCE, READ_PATIENCE};
 
 /// How to reach one BMC.
 #[derive(Debug)]
 pub struct Target {
+    pub server: Server,
     pub program: PathBuf,
     pub host: String,
     pub port: u16,
@@ -22,10 +24,10 @@ pub struct Target {
     pub extra: ExtraArguments,
 }
 
-/// `192.0.2.1:623 as admin`: how the log names it.
+/// `nas: 192.0.2.1:623 as admin`: how the log names it.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} as {}", self.host, self.port, self.user.current().expose())
+        write!(f, "{}{}:{} as {}", self.server, self.host, self.port, self.user.current().expose())
     }
 }
 
@@ -288,6 +290,7 @@ mod tests {
             let Ok(extra) = ExtraArguments::parse(&words) else { return Ok(()) };
             let fixed = |value: &str| Credential::fixed(value, |_| Ok(())).unwrap();
             let target = Target {
+                server: Server::PLAIN,
                 program: "/usr/bin/ipmitool".into(),
                 host: "192.0.2.1".to_owned(),
                 port: 623,
@@ -298,8 +301,8 @@ mod tests {
                 extra,
             };
             let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
-            let keys = Keys(vec![Key { name: "k".into(), credential: fixed("k"), allows: Command::words() }]);
-            let authorised = keys.authorise(&head, command).unwrap();
+            let keys = Keys(vec![Key { name: "k".into(), credential: fixed("k"), allows: Command::words(), servers: None }]);
+            let authorised = keys.authorise(&head, &Server::PLAIN, command).unwrap();
             let arguments = target.invocation(&authorised, &target.login()).arguments;
             let (options, free) = as_ipmitool_reads(&arguments);
             prop_assert_eq!(free.join(" "), command.name());

@@ -12,6 +12,7 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use self::lacked::Lacked;
 use self::outcome::read_outcome;
 use self::rejected::Rejected;
 pub use self::repeats::{Guesses, Repeats};
-use self::version::Version;
+use self::version::{Judged, Version};
 pub use self::worker::Deliver;
 use self::worker::Workers;
 use crate::failure::{Code, Failure};
@@ -33,6 +34,7 @@ use crate::http::Response;
 use crate::process::{self, Interrupt};
 use crate::readings::Answer;
 use crate::request::Admitted;
+use crate::server::Server;
 use crate::timing::{DISK_HANGS, VERSION_TIMEOUT};
 
 #[derive(Debug)]
@@ -80,13 +82,27 @@ impl Bmc {
     ///
     /// # Errors
     /// For a version that cannot be trusted: the variable, the cause and the remedy.
-    pub fn ask_version(&self) -> Result<Option<String>, String> {
+    pub fn ask_version(&self) -> Result<Judged, String> {
         let question = self.target.version_question();
         let outcome = process::run(&question, None, Instant::now() + VERSION_TIMEOUT, &self.interrupt);
-        let (version, warning) = version::judge(&outcome.stdout.text())
+        let judged = version::judge(&outcome.stdout.text())
             .map_err(|cause| format!("IPMITOOL is \"{}\": {cause}", self.target.program.display()))?;
+        self.trust(judged.0);
+        Ok(judged)
+    }
+
+    pub const fn server(&self) -> &Server {
+        &self.target.server
+    }
+
+    /// The same version was asked for another BMC.
+    pub fn trust(&self, version: Version) {
         let _ = self.version.set(version); // it is asked once
-        Ok(warning)
+    }
+
+    /// Its folder in `STATE_DIR`.
+    pub fn folder(&self) -> Option<&Path> {
+        self.history.folder()
     }
 
     /// See [`HistoryFile::open`].
@@ -241,18 +257,19 @@ impl Bmc {
 
     fn run(&self, admitted: &Admitted, login: &Login, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
         if self.version.get().is_none()
-            && let Some(warning) = self.ask_version().map_err(|why| Code::IpmitoolMissing.because(why))?
+            && let (_, Some(warning)) =
+                self.ask_version().map_err(|why| Code::IpmitoolMissing.because(why))?
         {
             debug!("{warning}");
         }
         let mut invocation = self.target.invocation(admitted.authorised(), login);
-        debug!("running {}", invocation.pasteable());
+        debug!("{}running {}", self.server(), invocation.pasteable());
         if self.runs_end_with_us {
             invocation =
                 invocation.ends_with_us().map_err(|error| Code::Internal.because(error.to_string()))?;
         }
         let outcome = process::run(&invocation, lock, admitted.deadline(), &self.interrupt);
-        debug!("{outcome}");
+        debug!("{}{outcome}", self.server());
         read_outcome(admitted.command(), &outcome, *self.version.get().unwrap_or(&Version::Telling))
     }
 
@@ -265,7 +282,7 @@ impl Bmc {
     }
 }
 
-/// `192.0.2.1:623 as admin`: how the log names it.
+/// `nas: 192.0.2.1:623 as admin`: how the log names it.
 impl fmt::Display for Bmc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)

@@ -10,6 +10,7 @@ use rustix::net::{self, AddressFamily, SocketType};
 
 use crate::command::Command;
 use crate::history::file::check_folder;
+use crate::server::{MAX_NAME, Server};
 use crate::timing::{POWER_COOLDOWNS, REQUEST_TIMEOUTS};
 
 pub const NEW_KEY: &str = "make one with: openssl rand -hex 32";
@@ -54,6 +55,30 @@ pub fn words(list: &str) -> Result<Vec<&'static str>, String> {
         .map(known)
         .collect::<Option<_>>()
         .ok_or_else(|| format!("expected some of {}, with commas between them", all.join(", ")))
+}
+
+/// Far more than a home has. With three `ipmitool` for each, 48 can run at a time.
+pub const MAX_SERVERS: usize = 16;
+
+/// Names of servers, each once.
+pub fn servers(list: &str) -> Result<Vec<Server>, String> {
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let servers = list.split(',').map(|name| Server::parse(name.trim())).collect::<Option<Vec<_>>>();
+    let servers = servers.ok_or_else(|| {
+        format!(
+            "expected names of 1 to {MAX_NAME} small letters, digits and - with commas between them, such as nas,lab"
+        )
+    })?;
+    let twice = servers.iter().enumerate().find(|(index, server)| servers[..*index].contains(server));
+    if let Some(name) = twice.and_then(|(_, server)| server.name()) {
+        return Err(format!("{name} stands there twice: expected each name once"));
+    }
+    if servers.len() > MAX_SERVERS {
+        return Err(format!("expected at most {MAX_SERVERS} names; it has {}", servers.len()));
+    }
+    Ok(servers)
 }
 
 pub fn user(user: &str) -> Result<(), String> {

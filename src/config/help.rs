@@ -8,7 +8,7 @@ pub fn help(version: &str) -> String {
     let mut text = format!(
         "ipmi-sidecar {version}: one POST, one ipmitool run\n\n\
          Usage: ipmi-sidecar              serve HTTP\n       \
-                ipmi-sidecar check        read the power status once and print it\n       \
+                ipmi-sidecar check [NAME] read the power status of each server once, or of this one\n       \
                 ipmi-sidecar healthcheck  ask the running server for /health\n       \
                 ipmi-sidecar --help | --version\n\n\
          Where GATEWAY_INTERFACE is set it answers one CGI request, whatever its arguments.\n\n\
@@ -20,7 +20,9 @@ pub fn help(version: &str) -> String {
         let _ = writeln!(text, "  {name:<19}{mark} {meaning} [{default}]"); // writing to a String cannot fail
     }
     text.push_str(
-        "\nExit codes: 0 done, 1 failed, 64 wrong arguments, 71 system error, 78 wrong configuration\n",
+        "\nEach variable of a BMC can have a server's name in it, such as BMC_NAS_HOST, BMC_LAB_2_PASSWORD_FILE for \
+         lab-2,\nor BMC_NAS_IPMITOOL_ARGS. All but the host fall back on the plain variable.\n\
+         \nExit codes: 0 done, 1 failed, 64 wrong arguments, 71 system error, 78 wrong configuration\n",
     );
     text
 }

@@ -2,38 +2,35 @@
 
 mod checks;
 mod help;
+mod keys;
+mod reader;
+mod servers;
 pub mod variables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 
-use self::checks::NEW_KEY;
 pub use self::help::help;
+use self::reader::Reader;
 use self::variables::{
-    ACCESS_ALLOW, ACCESS_KEY, API_KEY, API_KEY_STATUS, BMC_CIPHER_SUITE, BMC_HOST, BMC_PASSWORD, BMC_PORT,
-    BMC_PRIVILEGE, BMC_USER, Fallback, Given, IPMI_SIDECAR_ENV, IPMITOOL, IPMITOOL_ARGS, LISTEN_ADDR,
-    POWER_COOLDOWN, REQUEST_TIMEOUT, RUST_LOG, STATE_DIR, Variable,
+    Fallback, IPMITOOL, LISTEN_ADDR, POWER_COOLDOWN, REQUEST_TIMEOUT, RUST_LOG, STATE_DIR,
 };
-use crate::auth::{Key, Keys};
-use crate::bmc::arguments::{CipherSuite, Target};
-use crate::command::Command;
+use crate::auth::Keys;
+use crate::bmc::arguments::Target;
 use crate::process::find_program;
-use crate::secret::{Credential, read_private, without_newline};
-
-/// A shorter key can be guessed, given time.
-const SHORT_KEY: usize = 16;
 
 /// Everything that the program must know before it starts.
 #[derive(Debug)]
 pub struct Config {
     pub keys: Keys,
-    pub target: Target,
+    /// How to reach each BMC, of which there is at least one: first that without a name, then in the order of `SERVERS`.
+    pub targets: Vec<Target>,
     pub listen: SocketAddr,
     pub request_timeout: Duration,
     pub cooldown: Duration,
@@ -60,43 +57,26 @@ impl Config {
     /// `names` are those of all variables.
     ///
     /// # Errors
-    /// All that is wrong, in the order of the table.
+    /// All that is wrong.
     pub fn read(lookup: Lookup, names: impl Iterator<Item = String>) -> Result<Self, Vec<StartupError>> {
         let mut reader = Reader::new(lookup)?;
+        let names: BTreeSet<_> = names.chain(reader.file.keys().cloned()).collect();
         // Every variable is read before the first `?`, so that every error is reported.
-        let keys = reader.keys(names);
-        let host = reader.value(&BMC_HOST);
-        let user = reader.required_credential(&BMC_USER);
-        let password = reader.required_credential(&BMC_PASSWORD);
-        let port = reader.port();
-        let cipher_suite = reader.value(&BMC_CIPHER_SUITE);
-        let privilege = reader.value(&BMC_PRIVILEGE);
+        let servers = reader.servers();
+        let keys = reader.keys(&names, servers.as_deref());
         let program = reader.program();
-        let extra = reader.value(&IPMITOOL_ARGS);
+        let targets = reader.targets(servers.as_deref(), program.as_ref());
         let listen = reader.value(&LISTEN_ADDR);
         let request_timeout = reader.value(&REQUEST_TIMEOUT);
         let cooldown = reader.value(&POWER_COOLDOWN);
         let log_level = reader.log_level();
         let state_dir = reader.value(&STATE_DIR);
-
-        if cipher_suite == Some(CipherSuite::NONE) {
-            reader.warn("BMC_CIPHER_SUITE is 0: the BMC then takes any password; use 3 or 17".to_owned());
-        }
+        reader.warn_of_unlisted(&names, servers.as_deref().unwrap_or_default());
         let Reader { errors, warnings, .. } = reader;
         let config = || {
-            let target = Target {
-                program: program?,
-                host: host?,
-                port: port?,
-                user: user?,
-                password: password?,
-                cipher_suite: cipher_suite?,
-                privilege: privilege?,
-                extra: extra?,
-            };
             Some(Self {
                 keys,
-                target,
+                targets,
                 listen: listen?,
                 request_timeout: request_timeout?,
                 cooldown: cooldown?,
@@ -105,7 +85,7 @@ impl Config {
                 warnings,
             })
         };
-        // A wrong extra key adds an error but leaves no field unset, so the errors are checked as well.
+        // A wrong key or server adds an error but leaves no field unset, so the errors are checked as well.
         config().filter(|_| errors.is_empty()).ok_or(errors)
     }
 
@@ -119,191 +99,7 @@ impl Config {
     }
 }
 
-/// Reads variables and collects what is wrong with them. When a method gives `None`, its error is among them.
-struct Reader<'a> {
-    lookup: Lookup<'a>,
-    /// What `IPMI_SIDECAR_ENV` adds to it.
-    file: BTreeMap<String, String>,
-    errors: Vec<StartupError>,
-    warnings: Vec<String>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(lookup: Lookup<'a>) -> Result<Self, Vec<StartupError>> {
-        let mut reader = Self { lookup, file: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() };
-        let path = reader.value(&IPMI_SIDECAR_ENV).unwrap_or_default();
-        if !path.is_empty() {
-            let read = read_private(Path::new(&path)).and_then(|text| lines(&text));
-            reader.file =
-                read.map_err(|cause| vec![StartupError(format!("IPMI_SIDECAR_ENV is {path:?}: {cause}"))])?;
-        }
-        Ok(reader)
-    }
-
-    fn warn(&mut self, warning: String) {
-        self.warnings.push(warning);
-    }
-
-    fn wrong<T>(&mut self, error: String) -> Option<T> {
-        self.errors.push(StartupError(error));
-        None
-    }
-
-    /// The variable's text without one trailing newline, or the empty string where it is unset. The environment goes
-    /// before the file.
-    fn text(&mut self, name: &str) -> Option<String> {
-        Some(without_newline(&self.whole_text(name)?).to_owned())
-    }
-
-    fn whole_text(&mut self, name: &str) -> Option<String> {
-        let value = (self.lookup)(name).filter(|value| !value.is_empty());
-        let value = value.unwrap_or_else(|| self.file.get(name).map(OsString::from).unwrap_or_default());
-        match value.into_string() {
-            Ok(text) => Some(text),
-            Err(_) => self.wrong(format!("{name}: expected text in UTF-8")),
-        }
-    }
-
-    fn value<T>(&mut self, variable: &Variable<T>) -> Option<T> {
-        self.value_by(variable, variable.name, variable.parse)
-    }
-
-    /// The same, by another name or parser.
-    fn value_by<T, U>(
-        &mut self,
-        variable: &Variable<T>,
-        name: &str,
-        parse: impl Fn(&str) -> Result<U, String>,
-    ) -> Option<U> {
-        let text = self.text(name)?;
-        let text = match variable.default {
-            Fallback::Required if text.is_empty() => {
-                return self.wrong(format!("{name} is not set: it is required"));
-            }
-            Fallback::Value(default) if text.is_empty() => default,
-            Fallback::Required | Fallback::Unset | Fallback::Value(_) => &text,
-        };
-        let cause_or_value = if text.trim() == text {
-            parse(text)
-        } else {
-            Err("expected no white space around the value".to_owned())
-        };
-        cause_or_value.map_or_else(
-            |cause| {
-                // Not quoted where it may hold a login: of a URL, or of a command line.
-                let may_tell = text.contains('@') || text.contains(char::is_whitespace);
-                let is_quoted = variable.given == Given::Plain && !may_tell;
-                self.wrong(if is_quoted {
-                    format!("{name} is {text:?}: {cause}")
-                } else {
-                    format!("{name}: {cause}")
-                })
-            },
-            Some,
-        )
-    }
-
-    /// A value that may come from a file, and that no message repeats. `Some(None)` where it is not set.
-    #[allow(clippy::option_option)] // not set is no error here
-    fn credential(&mut self, variable: &Variable<()>, name: &str) -> Option<Option<Credential>> {
-        let check = variable.parse;
-        let file_name = format!("{name}_FILE");
-        // A secret that is nothing but a newline is a mistake, and not the same as none.
-        let (value, file) = (self.whole_text(name)?, self.text(&file_name)?);
-        let credential = match (&value[..], &file[..]) {
-            ("", "") => return Some(None),
-            (_, "") => {
-                Credential::fixed(without_newline(&value), check).map_err(|cause| format!("{name}: {cause}"))
-            }
-            ("", _) => Credential::file(name, Path::new(&file), check).map_err(|cause| {
-                // Quoted only if it can be no secret: a user may put the secret itself there.
-                if file.starts_with('/') && !is_like_base64(&file) {
-                    format!("{file_name} is {file:?}: {cause}")
-                } else {
-                    format!("{file_name}, which must be the path of a file: {cause}")
-                }
-            }),
-            _ => Err(format!("{name} and {file_name} are both set: expected one of them")),
-        };
-        credential.map(Some).or_else(|error| self.wrong(error).ok_or(())).ok()
-    }
-
-    fn required_credential(&mut self, variable: &Variable<()>) -> Option<Credential> {
-        let name = variable.name;
-        self.credential(variable, name)?
-            .or_else(|| self.wrong(format!("{name} is not set: it is required, as {name} or {name}_FILE")))
-    }
-
-    /// Every key, with what it allows.
-    fn keys(&mut self, names: impl Iterator<Item = String>) -> Keys {
-        let names: BTreeSet<_> = names.chain(self.file.keys().cloned()).collect();
-        let mut keys = Vec::new();
-        let mut add = |name: &str, credential, allows| {
-            keys.push(Key { name: name.into(), credential, allows });
-        };
-        if let Some(credential) = self.required_credential(&API_KEY) {
-            add(API_KEY.name, credential, Command::words());
-        }
-        if let Some(Some(credential)) = self.credential(&API_KEY_STATUS, API_KEY_STATUS.name) {
-            add(API_KEY_STATUS.name, credential, vec![Command::POWER_STATUS.word()]);
-        }
-        for name in names.iter().filter_map(|name| access_name(name)).collect::<BTreeSet<_>>() {
-            let (key, list) = (ACCESS_KEY.named(name), ACCESS_ALLOW.named(name));
-            let (credential, words) =
-                (self.credential(&ACCESS_KEY, &key), self.text(&list).unwrap_or_default());
-            match credential {
-                Some(Some(_)) if words.is_empty() => {
-                    self.wrong::<()>(format!(
-                        "{list} is not set: it must say what {key} allows, such as status,on (if {key} belongs to \
-                         another program, keep it from this one)"
-                    ));
-                }
-                Some(None) if !words.is_empty() => {
-                    self.wrong::<()>(format!("{key} is not set: {list} says what it would allow"));
-                }
-                Some(Some(credential)) => {
-                    if let Some(allows) = self.value_by(&ACCESS_ALLOW, &list, ACCESS_ALLOW.parse) {
-                        add(&key, credential, allows);
-                    }
-                }
-                Some(None) | None => {}
-            }
-        }
-        self.judge(&keys);
-        Keys(keys)
-    }
-
-    /// Warns of keys that can be guessed, and refuses equal ones.
-    fn judge(&mut self, keys: &[Key]) {
-        for (index, key) in keys.iter().enumerate() {
-            let (name, value) = (&key.name, key.credential.current());
-            if value.expose().len() < SHORT_KEY {
-                self.warn(format!(
-                    "{name} has fewer than {SHORT_KEY} characters and can be guessed: {NEW_KEY}"
-                ));
-            }
-            let is_equal = |other: &&Key| other.credential.current().matches(value.expose().as_bytes());
-            if let Some(Key { name: other, .. }) = keys[..index].iter().find(is_equal) {
-                self.wrong::<()>(format!("{name} is the same key as {other}: {NEW_KEY}"));
-            }
-        }
-    }
-
-    fn port(&mut self) -> Option<u16> {
-        let text = self.text(BMC_PORT.name)?;
-        // Kubernetes sets such a variable in every pod beside a Service that is named `bmc`.
-        if text.starts_with("tcp://")
-            && let Fallback::Value(default) = BMC_PORT.default
-        {
-            self.warn(format!(
-                "BMC_PORT is {text:?}, which Kubernetes made for a Service named bmc: ignored, {default} is used; \
-                 enableServiceLinks: false in the pod avoids it"
-            ));
-            return (BMC_PORT.parse)(default).ok();
-        }
-        self.value(&BMC_PORT)
-    }
-
+impl Reader<'_> {
     /// Other programs take a filter there, such as `info,hyper=warn`. Its plain level counts.
     fn log_level(&mut self) -> Option<LevelFilter> {
         let text = self.text(RUST_LOG.name)?;
@@ -330,53 +126,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Lines of `NAME=value`, the value quoted as in a shell. Empty lines and comments are skipped.
-fn lines(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let mut all = BTreeMap::new();
-    for (index, line) in text.lines().enumerate() {
-        let number = index + 1;
-        // No error repeats the line: it may hold a password.
-        let words = shell_words::split(line)
-            .map_err(|_| format!("line {number}: expected every quote to be closed"))?;
-        let expected = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            [] => continue,
-            ["export", ..] => "expected NAME=value without export: this file is read, and no shell runs it",
-            [_, "=", ..] => "expected NAME=value without spaces around the =",
-            [_, second, ..] if second.starts_with('=') => "expected NAME=value without spaces around the =",
-            [name, ..] if name.ends_with('=') && words.len() > 1 => {
-                "expected NAME=value without spaces around the ="
-            }
-            [_] => "expected NAME=value, without spaces",
-            _ => "expected one NAME=value, with quotes around a value with spaces",
-        };
-        let (1, Some((name, value))) = (words.len(), words[0].split_once('=')) else {
-            return Err(format!("line {number}: {expected}"));
-        };
-        all.insert(name.to_owned(), value.to_owned());
-    }
-    Ok(all)
-}
-
-/// A base64 key may begin with a slash.
-fn is_like_base64(text: &str) -> bool {
-    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
-    let has = |kind: fn(&u8) -> bool| text.as_bytes().iter().any(kind);
-    text.bytes().all(is_digit)
-        && has(u8::is_ascii_uppercase)
-        && has(u8::is_ascii_lowercase)
-        && text.len() >= SHORT_KEY
-}
-
-/// The NAME of `ACCESS_<NAME>_KEY`, `ACCESS_<NAME>_KEY_FILE` and `ACCESS_<NAME>_ALLOW`.
-fn access_name(variable: &str) -> Option<&str> {
-    let rest = variable.strip_prefix("ACCESS_")?;
-    let name = ["_KEY", "_KEY_FILE", "_ALLOW"].into_iter().find_map(|end| rest.strip_suffix(end))?;
-    Some(name).filter(|name| !name.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::checks::NEW_KEY;
+    use super::reader::lines;
     use super::*;
+    use crate::bmc::arguments::CipherSuite;
+    use crate::command::Command;
+    use crate::server::listed;
+    use std::path::Path;
 
     const GOOD: &[(&str, &str)] = &[
         ("API_KEY", "0123456789abcdef"),
@@ -400,13 +158,13 @@ mod tests {
         let lookup = |name: &str| (name == "IPMITOOL").then(|| OsString::from("/no/such"));
         let errors = Config::read(&lookup, std::iter::empty()).unwrap_err();
         let named: Vec<_> = errors.iter().map(|error| error.0.split(' ').next().unwrap()).collect();
-        assert_eq!(named, ["API_KEY", "BMC_HOST", "BMC_USER", "BMC_PASSWORD", "IPMITOOL"]);
+        assert_eq!(named, ["API_KEY", "IPMITOOL", "BMC_HOST", "BMC_USER", "BMC_PASSWORD"]);
     }
 
     #[test]
     fn an_empty_variable_is_unset() {
         let config = read(&[("BMC_PORT", ""), ("LISTEN_ADDR", ""), ("API_KEY_FILE", "")]).unwrap();
-        assert_eq!(config.target.port, 623);
+        assert_eq!(config.targets[0].port, 623);
     }
 
     #[test]
@@ -451,7 +209,7 @@ mod tests {
                 ("REQUEST_TIMEOUT", newline),
             ]);
             let config = config.unwrap();
-            assert_eq!((&config.target.host[..], config.target.port), ("192.0.2.9", 624));
+            assert_eq!((&config.targets[0].host[..], config.targets[0].port), ("192.0.2.9", 624));
             assert_eq!(config.state_dir.as_deref(), Some(Path::new("/tmp")));
         }
     }
@@ -567,6 +325,158 @@ mod tests {
             ),
         ] {
             assert_eq!(read(variables).unwrap_err(), [expected]);
+        }
+    }
+
+    /// Two servers, with a login for both.
+    fn two(changes: &[(&'static str, &'static str)]) -> Result<Config, Vec<String>> {
+        let base = [
+            ("BMC_HOST", ""),
+            ("SERVERS", "nas, lab-2"),
+            ("BMC_NAS_HOST", "192.0.2.10"),
+            ("BMC_LAB_2_HOST", "192.0.2.11"),
+        ];
+        read(&changes.iter().copied().chain(base).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn each_server_has_its_own_variables_and_falls_back_on_the_plain_ones() {
+        let config = two(&[
+            ("BMC_LAB_2_PORT", "624"),
+            ("BMC_LAB_2_USER", "lab"),
+            ("BMC_LAB_2_PASSWORD", "other"),
+            ("BMC_CIPHER_SUITE", "17"),
+            ("BMC_NAS_CIPHER_SUITE", "3"),
+            ("BMC_LAB_2_IPMITOOL_ARGS", "-o supermicro"),
+            ("BMC_PRIVILEGE", "OPERATOR"),
+        ]);
+        let config = config.unwrap();
+        let shown: Vec<_> = config.targets.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["nas: 192.0.2.10:623 as admin", "lab-2: 192.0.2.11:624 as lab"]);
+        let [nas, lab] = &config.targets[..] else { panic!("two targets") };
+        assert_eq!((nas.cipher_suite, lab.cipher_suite), (CipherSuite::Number(3), CipherSuite::Number(17)));
+        assert_eq!((nas.password.current().expose(), lab.password.current().expose()), ("s3cret", "other"));
+        assert!(nas.extra != lab.extra && nas.privilege == lab.privilege);
+        assert_eq!(config.warnings, <[String; 0]>::default());
+    }
+
+    #[test]
+    fn the_server_without_a_name_stands_first() {
+        let config = two(&[("BMC_HOST", "192.0.2.9")]).unwrap();
+        let names: Vec<_> = config.targets.iter().map(|target| target.server.name()).collect();
+        assert_eq!(names, [None, Some("nas"), Some("lab-2")]);
+    }
+
+    #[test]
+    fn a_mistake_in_a_server_is_told_by_the_variable_that_has_it() {
+        let many = (0..17).map(|number| format!("s{number}")).collect::<Vec<_>>().join(",");
+        let many: &'static str = many.leak();
+        let names =
+            "expected names of 1 to 32 small letters, digits and - with commas between them, such as nas,lab";
+        let list = |value: &str, cause: &str| format!("SERVERS is {value:?}: {cause}");
+        for (name, value, expected) in [
+            ("SERVERS", "NAS", list("NAS", names)),
+            ("SERVERS", "nas,", list("nas,", names)),
+            ("SERVERS", "nas;lab", list("nas;lab", names)),
+            ("SERVERS", "nas lab", format!("SERVERS: {names}")),
+            ("SERVERS", "lab_2", list("lab_2", names)),
+            ("SERVERS", "192.0.2.1", list("192.0.2.1", names)),
+            ("SERVERS", "nas,nas", list("nas,nas", "nas stands there twice: expected each name once")),
+            ("SERVERS", many, list(many, "expected at most 16 names; it has 17")),
+            (
+                "SERVERS",
+                "nas,lab-2,new",
+                "BMC_NEW_HOST is not set: it is required, since SERVERS names new".to_owned(),
+            ),
+            ("SERVERS", "", "BMC_HOST is not set: it is required, unless SERVERS names servers".to_owned()),
+            (
+                "BMC_LAB_2_HOST",
+                "http://lab",
+                "BMC_LAB_2_HOST is \"http://lab\": expected a host name or an address, without a scheme, brackets or a \
+                 port (the port goes into BMC_PORT)"
+                    .to_owned(),
+            ),
+            (
+                "BMC_LAB_2_PORT",
+                "0",
+                "BMC_LAB_2_PORT is \"0\": expected a UDP port from 1 to 65535".to_owned(),
+            ),
+            ("BMC_PORT", "0", "BMC_PORT is \"0\": expected a UDP port from 1 to 65535".to_owned()),
+            (
+                "BMC_NAS_PASSWORD",
+                "a-password-of-22-bytes",
+                "BMC_NAS_PASSWORD: expected 1 to 20 bytes without control characters, as IPMI allows; it has 22"
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(two(&[(name, value)]).unwrap_err(), [expected], "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_is_missing_is_told_for_each_server_that_lacks_it() {
+        let errors = two(&[("BMC_USER", ""), ("BMC_NAS_USER", "admin")]).unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                "BMC_USER is not set: it is required, as BMC_USER or BMC_USER_FILE, or for lab-2 alone as BMC_LAB_2_USER"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_key_is_for_servers_that_are_there() {
+        const KEY: (&str, &str) = ("ACCESS_X_KEY", "0123456789abcdefg");
+        const ALLOW: (&str, &str) = ("ACCESS_X_ALLOW", "on");
+        let config = two(&[KEY, ALLOW, ("ACCESS_X_SERVERS", "lab-2, nas")]).unwrap();
+        let servers = config.keys.0[1].servers.as_deref().map(listed);
+        assert_eq!(servers.as_deref(), Some("lab-2, nas"));
+        assert!(two(&[KEY, ALLOW]).unwrap().keys.0[1].servers.is_none());
+        let wrong = |changes| two(changes).unwrap_err().join("; ");
+        assert_eq!(
+            wrong(&[KEY, ALLOW, ("ACCESS_X_SERVERS", "lab")]),
+            "ACCESS_X_SERVERS: expected some of nas, lab-2, which SERVERS names"
+        );
+        assert_eq!(
+            wrong(&[("ACCESS_X_SERVERS", "nas")]),
+            "ACCESS_X_KEY is not set: ACCESS_X_SERVERS says where it would allow it"
+        );
+        let one = read(&[KEY, ALLOW, ("ACCESS_X_SERVERS", "nas")]).unwrap_err();
+        assert_eq!(one, ["ACCESS_X_SERVERS: SERVERS is not set, so there is no server to name"]);
+    }
+
+    #[test]
+    fn what_is_risky_in_a_list_of_servers_is_warned_of() {
+        for (changes, expected) in [
+            (
+                &[("BMC_NEW_HOST", "192.0.2.12")][..],
+                "BMC_NEW_HOST is set, and ignored: SERVERS does not name new",
+            ),
+            (
+                &[("BMC_LAB_2_HOST", "192.0.2.10")],
+                "BMC_LAB_2_HOST is the same BMC as BMC_NAS_HOST: expected one of each server",
+            ),
+            (
+                &[("BMC_NAS_CIPHER_SUITE", "0")],
+                "BMC_NAS_CIPHER_SUITE is 0: the BMC then takes any password; use 3 or 17",
+            ),
+            (
+                &[("BMC_CIPHER_SUITE", "0")],
+                "BMC_CIPHER_SUITE is 0: the BMC then takes any password; use 3 or 17",
+            ),
+            (
+                &[
+                    ("BMC_NAS_PORT", "tcp://10.0.0.1:80"),
+                    ("BMC_PORT", "624"),
+                    ("BMC_NAS_SERVICE_HOST", "10.0.0.1"),
+                ],
+                "BMC_NAS_PORT is \"tcp://10.0.0.1:80\", which Kubernetes made for a Service named bmc-nas: it is ignored; \
+                 enableServiceLinks: false in the pod avoids it",
+            ),
+        ] {
+            let config = two(changes).unwrap();
+            assert_eq!(config.warnings, [expected], "{changes:?}");
+            assert!(changes.len() == 1 || config.targets[0].port == 624);
         }
     }
 

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use super::checks;
 use crate::bmc::arguments::{CipherSuite, ExtraArguments, Privilege};
+use crate::server::Server;
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +94,10 @@ variables! {
         "another key, for what its list allows; any number of them";
     ACCESS_ALLOW("ACCESS_<NAME>_ALLOW"): Vec<&'static str>, Unset, Unquoted, checks::words,
         "that list: words of the table of routes, such as status,on";
+    ACCESS_SERVERS("ACCESS_<NAME>_SERVERS"): Vec<Server>, Unset, Unquoted, checks::servers,
+        "the servers that it is for, such as nas,lab; unset for all";
+    SERVERS("SERVERS"): Vec<Server>, Unset, Plain, checks::servers,
+        "names of servers, such as nas,lab; each has its own variables, see *Several servers*";
     BMC_HOST("BMC_HOST"): String, Required, Plain, checks::host,
         "name or address of the BMC, IPv6 too";
     BMC_USER("BMC_USER"): (), Required, OrFile, checks::user,

@@ -104,7 +104,7 @@ pub fn stop_on(signals: Signals, handler: &Arc<Handler>) -> io::Result<()> {
 }
 
 /// The three steps of the handler.
-pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&Path>) -> Response {
+pub fn respond(head: &Head, body: &mut Body, handler: &Handler) -> Response {
     let until = Instant::now() + RECEIVE_TIMEOUT;
     let (bmc, admitted) = match handler.admit(head) {
         Admission::Reply(response) => return response,
@@ -131,7 +131,7 @@ pub fn respond(head: &Head, body: &mut Body, handler: &Handler, state: Option<&P
     if admitted.waits_until() <= Instant::now() {
         return bmc.give_up(&admitted, Failure::body_too_late());
     }
-    match wait_for_turn(&admitted, state) {
+    match wait_for_turn(&admitted, bmc.folder()) {
         Ok(None) => bmc.carry_out(&admitted, None),
         // Ours stays open beside the run's, so that the next process waits for both.
         Ok(Some(lock)) => bmc.carry_out(&admitted, lock.try_clone().ok().map(OwnedFd::from)),
@@ -204,9 +204,9 @@ impl Body {
 
 /// Waits for the lock of this kind of command, at most until it is too late to start. The kernel serves processes in
 /// the order in which they came.
-fn wait_for_turn(admitted: &Admitted, state: Option<&Path>) -> Result<Option<File>, Failure> {
-    let Some(state) = state else { return Ok(None) };
-    let path = state.join(if admitted.command().is_change() { "changes.lock" } else { "reads.lock" });
+fn wait_for_turn(admitted: &Admitted, folder: Option<&Path>) -> Result<Option<File>, Failure> {
+    let Some(folder) = folder else { return Ok(None) };
+    let path = folder.join(if admitted.command().is_change() { "changes.lock" } else { "reads.lock" });
     let failed =
         |error| Code::Internal.because(format!("locking {}, as STATE_DIR says: {error}", path.display()));
     let mut options = OpenOptions::new();

@@ -11,6 +11,7 @@ use log::debug;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::places::Waiter;
 use crate::bmc::Bmc;
 use crate::failure::{Code, Failure};
 use crate::http::body::Body;
@@ -123,10 +124,12 @@ impl Connection {
         matches!(self.stage, Stage::Body { .. } | Stage::Waiting { .. })
     }
 
-    /// The name of its key, while its command waits or runs.
-    pub fn waits_with(&self) -> Option<&str> {
+    /// Its server and its key, while its command waits or runs.
+    pub fn waits_as(&self) -> Option<Waiter<'_>> {
         match &self.stage {
-            Stage::Waiting { key, .. } => Some(key),
+            Stage::Waiting { bmc, key } => {
+                Some(Waiter { server: bmc.server().name().unwrap_or_default(), key })
+            }
             _ => None,
         }
     }

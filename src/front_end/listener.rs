@@ -17,6 +17,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit};
 
 use super::connection::{Connection, Event};
+use super::places::{MAX_WAITING, Places, Waiter};
 use super::replies::Replies;
 use super::signals::Signals;
 use crate::bmc::{Bmc, Deliver};
@@ -38,13 +39,11 @@ const RECEIVE_BUFFER: usize = 16 * 1024;
 /// 256 heads of 8 KiB are 2 MiB, which a container of 16 MB has to spare.
 const MAX_CLIENTS: usize = 256;
 
-/// Kept for the outputs of two runs, the log, secrets that are read again, and what the program was started with.
-const OTHER_DESCRIPTORS: usize = 32;
+/// Kept for the log, keys that are read again, and what the program was started with.
+const OTHER_DESCRIPTORS: usize = 16;
 
-/// Clients of one key that wait for an answer: far more than one home's dashboards. Changes get a quarter more, so that
-/// no number of reads keeps a change out. They are never disconnected, so there must be room beside them for other keys
-/// and for clients that send their head.
-const MAX_WAITING_OF_A_KEY: usize = 64;
+/// Kept for each BMC: the outputs of its runs and how they are watched, its history, its login that is read again.
+const DESCRIPTORS_OF_A_BMC: usize = 16;
 
 /// Bodies that did not come with their heads. Few honest ones do. Together with their heads they fit into the 16 MB of a
 /// small container, and slow ones leave the places above to others.
@@ -84,7 +83,9 @@ pub fn serve(listener: TcpListener, handler: &Handler, signals: &Signals) -> io:
     handler.start_workers(&deliver)?;
     // No limit at all counts as one that is large enough.
     let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
-    let for_clients = descriptors.map_or(MAX_CLIENTS, |most| most.saturating_sub(OTHER_DESCRIPTORS));
+    let (servers, keys) = handler.sharers();
+    let for_others = OTHER_DESCRIPTORS + servers * DESCRIPTORS_OF_A_BMC;
+    let for_clients = descriptors.map_or(MAX_CLIENTS, |most| most.saturating_sub(for_others));
     let max_clients = for_clients.clamp(2, MAX_CLIENTS);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let readable = epoll::EventFlags::IN;
@@ -100,7 +101,7 @@ pub fn serve(listener: TcpListener, handler: &Handler, signals: &Signals) -> io:
         clients: BTreeMap::new(),
         next_id: 0,
         max_clients,
-        max_waiting_of_a_key: MAX_WAITING_OF_A_KEY.min(max_clients / 4),
+        places: Places { all: MAX_WAITING.min(max_clients / 4), servers, keys },
     };
     let result = server.run(signals, &replies);
     handler.join_workers();
@@ -120,7 +121,7 @@ struct Server<'a> {
     clients: BTreeMap<ClientId, Connection>,
     next_id: ClientId,
     max_clients: usize,
-    max_waiting_of_a_key: usize,
+    places: Places,
 }
 
 impl Server<'_> {
@@ -338,21 +339,10 @@ impl Server<'_> {
         }
     }
 
-    /// A key may use so many places, and all keys together half of all. A key that has none always finds one.
     fn find_place(&self, admitted: &Admitted) -> Result<(), Failure> {
-        let mut most = self.max_waiting_of_a_key;
-        if admitted.command().is_change() {
-            most += most / 4;
-        }
-        let waiting = self.clients.values().filter_map(Connection::waits_with);
-        let (of_key, of_others): (Vec<_>, Vec<_>) = waiting.partition(|key| **key == **admitted.key());
-        if of_key.len() >= most {
-            return Err(Code::Busy.because("too many requests of this key are waiting"));
-        }
-        if !of_key.is_empty() && of_key.len() + of_others.len() >= 2 * most {
-            return Err(Code::Busy.because("too many requests are waiting"));
-        }
-        Ok(())
+        let waiting: Vec<_> = self.clients.values().filter_map(Connection::waits_as).collect();
+        let new = Waiter { server: admitted.server().name().unwrap_or_default(), key: admitted.key() };
+        self.places.find(&waiting, new, admitted.command().is_change())
     }
 
     /// Ends every stage that has taken too long.

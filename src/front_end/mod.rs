@@ -5,5 +5,6 @@ pub mod cgi;
 mod connection;
 pub mod healthcheck;
 pub mod listener;
+mod places;
 mod replies;
 pub mod signals;

@@ -1,8 +1,8 @@
 //! The history in `STATE_DIR`, so that a restart of the program does not forget it. And the machine's clocks.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,11 +36,15 @@ pub struct HistoryFile {
 }
 
 impl HistoryFile {
-    /// In this folder, or in memory alone.
+    /// In this folder, which is made when it is missing, or in memory alone.
     pub fn new(folder: Option<&Path>, cooldown: Duration) -> Self {
         let path = folder.map(|folder| folder.join(NAME));
         let writer = path.clone().map(Writer::new);
         Self { cooldown, history: Mutex::default(), lock: Mutex::default(), writer, path }
+    }
+
+    pub fn folder(&self) -> Option<&Path> {
+        self.path.as_ref()?.parent()
     }
 
     /// Takes the folder for this server alone, reads what was attempted before, and makes sure that more can be noted.
@@ -194,6 +198,15 @@ pub fn check_folder(folder: &Path) -> io::Result<()> {
 
 /// Two servers, or a server and CGI programs, that use one folder would forget each other's changes.
 fn locked(path: &Path, how: FlockOperation) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        // The folder of a server in STATE_DIR, which is there.
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display())));
+            }
+            _ => {}
+        }
+    }
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(path).map_err(|error| match error.kind() {

@@ -9,6 +9,7 @@ use crate::command::Command;
 use crate::history::delivery::Delivery;
 use crate::http::Head;
 use crate::secret::Credential;
+use crate::server::Server;
 use crate::timing::{CHANGE_NEEDS, SHARED_READ_NEEDS};
 
 const TIMEOUT: Duration = Duration::from_secs(9);
@@ -58,10 +59,10 @@ impl Scene {
     fn admitted_by(&self, key: &'static str, name: &str, id: &str, head_came: Duration) -> Admitted {
         let command = Command::all().find(|command| command.name() == name).unwrap();
         let credential = Credential::fixed("k", |_| Ok(())).unwrap();
-        let keys = Keys(vec![Key { name: key.into(), credential, allows: Command::words() }]);
+        let keys = Keys(vec![Key { name: key.into(), credential, allows: Command::words(), servers: None }]);
         let head = Head::parse(b"GET / HTTP/1.0\r\nX-API-Key: k\r\n\r\n", String::new()).unwrap();
         let delivery = Some(Delivery::Named(id.to_owned())).filter(|_| !id.is_empty());
-        let authorised = keys.authorise(&head, command).unwrap();
+        let authorised = keys.authorise(&head, &Server::PLAIN, command).unwrap();
         let received = self.now.checked_sub(head_came).unwrap();
         Admitted::new(authorised, delivery, "peer".to_owned(), received, TIMEOUT)
     }

@@ -86,6 +86,14 @@ fn table() -> Vec<Case> {
         case(200, "POST", "/power/reset").body(FIRING),
         case(200, "POST", "/power/reset").body(FIRING),
         change_with(415, &[("X-API-Key", KEY), ("Content-Encoding", "gzip")]),
+        case(200, "GET", "/servers"),
+        case(401, "GET", "/servers").with(&[]),
+        case(405, "POST", "/servers"),
+        case(200, "GET", "/servers/nas/power/status"),
+        case(200, "POST", "/servers/nas/power/off"),
+        case(404, "POST", "/servers/no-such/power/off"),
+        case(404, "GET", "/servers/nas"),
+        case(401, "POST", "/servers/nas/power/off").with(&[]),
         // The last row, since it takes about 3 s in the simulator.
         case(200, "POST", "/power/cycle"),
     ]
@@ -134,6 +142,7 @@ fn assert_like_the_listener(front_end: impl FnOnce(Sidecar) -> FrontEnd) {
     let [listener, other] = states.each_ref().map(|state| {
         give_to_web_server(state.path());
         let sidecar = Sidecar::with_bmc(SimulatedBmc::off()).env("STATE_DIR", state.path());
+        let sidecar = sidecar.server("nas", SimulatedBmc::on());
         sidecar.env("POWER_COOLDOWN", "0") // the table has several restarts in a row
     });
     let (listener, other) = (FrontEnd::Listener(listener.start()), front_end(other));
@@ -142,6 +151,9 @@ fn assert_like_the_listener(front_end: impl FnOnce(Sidecar) -> FrontEnd) {
         let expected = listener.reply(&case);
         assert_eq!(expected.0, case.status, "{method} {target} {headers:?}: {expected:?}");
         assert_eq!(other.reply(&case), expected, "{method} {target} {headers:?}");
+    }
+    for front_end in [&listener, &other] {
+        assert_eq!(front_end.running().bmc_of("nas").calls(), ["get power", "set shutdown 1"]);
     }
     let calls = || [&listener, &other].map(|front_end| front_end.running().bmc_calls());
     eventually("both power cycles have ended", || {

@@ -21,6 +21,29 @@ fn request<'a>(sidecar: &'a Running, state: &TempDir, method: &str, path: &str) 
     cgi(sidecar, method, path).key(KEY).variable("STATE_DIR", state.path())
 }
 
+/// A dead BMC holds the locks of its own server, and the history of each is its own.
+#[test]
+fn each_server_has_its_own_locks_and_history() {
+    let body = format!("case \"$*\" in *-H\\ 127.0.0.2\\ *) exec sleep 600 ;; esac\n{DONE}");
+    let sidecar = Sidecar::with_fake_ipmitool(&body)
+        .without("BMC_HOST")
+        .server_at("dead", ([127, 0, 0, 2], 623).into())
+        .server_at("nas", ([127, 0, 0, 3], 623).into())
+        .start();
+    let state = TempDir::new();
+    let dead = request(&sidecar, &state, "POST", "/servers/dead/power/on").begin();
+    sidecar.wait_for_ipmitool_runs(1);
+    for _ in 0..2 {
+        let path = "/servers/nas/power/on";
+        let reply = request(&sidecar, &state, "POST", path).header("Idempotency-Key", "d-1").run();
+        assert!(reply.status == 200 && reply.took < MARGIN, "{reply:?}");
+    }
+    let has = |file: &str| state.path().join(file).exists();
+    assert!(has("nas/changes.lock") && has("nas/attempts.json") && has("dead/changes.lock"));
+    assert!(!has("changes.lock") && !has("attempts.json"));
+    drop(dead);
+}
+
 /// Waits until this process waits for a lock. The kernel lists waiting processes in `/proc/locks`
 /// (`proc_locks(5)`).
 #[track_caller]

@@ -26,6 +26,6 @@ pub use process::{Process, has_ended};
 pub use relay::{Link, Loss, Step};
 pub use request::{Connection, Reply, Request};
 pub use sidecar::{Finished, KEY, Running, Sidecar};
-pub use simulated_bmc::{SimulatedBmc, unique_address};
+pub use simulated_bmc::{RunningBmc, SimulatedBmc, unique_address};
 pub use temp_dir::TempDir;
 pub use waiting::{TIMEOUT, eventually, wait_for};

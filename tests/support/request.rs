@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use ipmi_sidecar::command::Command;
+use ipmi_sidecar::command::{Route, SERVERS, find};
+use ipmi_sidecar::http::Method;
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Map, Value};
 
@@ -272,7 +273,9 @@ impl<'a> Reply<'a> {
         // With these statuses the path has chosen a command, and the reply names it. Home Assistant's sensor
         // reads the body of a power status with any status.
         let chosen = [401, 403, 409, 413, 422, 500, 501, 502, 503, 504].contains(&status)
-            || (status == 408 && self.head_was_complete);
+            && self.path != SERVERS
+            || (status == 408 && self.head_was_complete)
+            || code == "unknown_server";
         let command = chosen.then(|| command_of(&self.path));
         let power_state = command.filter(|command| *command == "power status").map(|_| "unknown");
         assert_eq!(
@@ -342,7 +345,11 @@ impl<'a> Reply<'a> {
 
 /// The name of the command. README.md holds the table to the contract.
 fn command_of(path: &str) -> &'static str {
-    let command = Command::all().find(|command| command.path() == path);
+    let routes = [Method::Get, Method::Post].map(|method| find(&method, path));
+    let command = routes.into_iter().find_map(|route| match route {
+        Ok(Route::Command(_, command)) => Some(command),
+        _ => None,
+    });
     command.unwrap_or_else(|| panic!("no command at {path}")).name()
 }
 

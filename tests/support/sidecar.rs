@@ -34,6 +34,8 @@ pub struct Sidecar {
     secrets: Vec<String>,
     files: TempDir,
     bmc: Option<RunningBmc>,
+    /// Those that have names.
+    servers: Vec<(String, RunningBmc)>,
     relay: Option<Relay>,
     fake: Option<FakeIpmitool>,
 }
@@ -48,6 +50,7 @@ impl Sidecar {
             secrets: Vec::new(),
             files: TempDir::new(),
             bmc: None,
+            servers: Vec::new(),
             relay: None,
             fake: None,
         };
@@ -86,6 +89,25 @@ impl Sidecar {
             .env("BMC_HOST", "127.0.0.1")
             .login("admin", "fake-bmc-pw")
             .ipmitool(body)
+    }
+
+    /// Configures the real `ipmitool` and this BMC under a name, beside those that have names already.
+    #[track_caller]
+    pub fn server(mut self, name: &str, bmc: SimulatedBmc) -> Self {
+        let bmc = bmc.start();
+        let address = bmc.address;
+        self.servers.push((name.to_owned(), bmc));
+        self.server_at(name, address)
+    }
+
+    /// The same for a BMC at this address.
+    #[track_caller]
+    pub fn server_at(self, name: &str, address: SocketAddr) -> Self {
+        let variable = name.to_uppercase().replace('-', "_");
+        let names = self.env.get("SERVERS").map(|names| format!("{},{name}", names.display()));
+        self.env("SERVERS", names.unwrap_or_else(|| name.to_owned()))
+            .env(&format!("BMC_{variable}_HOST"), address.ip().to_string())
+            .env(&format!("BMC_{variable}_PORT"), address.port().to_string())
     }
 
     /// Puts a relay between the sidecar and its BMC. [`Running::set_link`] sets its faults.
@@ -152,7 +174,7 @@ impl Sidecar {
     }
 
     fn record_secret(&mut self, name: &str, value: &str) {
-        if name.ends_with("_KEY") || ["API_KEY_STATUS", "BMC_PASSWORD"].contains(&name) {
+        if name.ends_with("_KEY") || name.ends_with("_PASSWORD") || name == "API_KEY_STATUS" {
             self.secrets.push(value.to_owned());
         }
     }
@@ -333,6 +355,7 @@ impl Running {
             secrets: self.sidecar.secrets.clone(),
             files: TempDir::new(),
             bmc: None,
+            servers: Vec::new(),
             relay: None,
             fake: None,
         };
@@ -468,6 +491,13 @@ impl Running {
         self.sidecar.relay.as_ref().expect("a relay").set(link);
     }
 
+    /// The BMC of this name.
+    #[track_caller]
+    pub fn bmc_of(&self, name: &str) -> &RunningBmc {
+        let bmc = self.sidecar.servers.iter().find(|(own, _)| own == name);
+        bmc.map(|(_, bmc)| bmc).expect("a server of this name")
+    }
+
     #[track_caller]
     fn bmc(&self) -> &RunningBmc {
         self.sidecar.bmc.as_ref().expect("a simulated BMC")
@@ -534,6 +564,9 @@ impl Drop for Running {
             return;
         }
         eprintln!("--- the log\n{}", self.log());
+        for (name, bmc) in &self.sidecar.servers {
+            eprintln!("--- the BMC of {name}\n{}", bmc.report());
+        }
         if let Some(bmc) = &self.sidecar.bmc {
             eprintln!("--- the BMC\n{}", bmc.report());
         }
