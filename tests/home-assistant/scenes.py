@@ -29,7 +29,7 @@ OTHER_RECORDS = {
     "Support for the running Python version": "the Python version",
     "FFmpeg": "not installed",
     "turbojpeg": "not installed",
-    "Platform rest not ready yet": "the test starts the second sidecar after Home Assistant",
+    "Platform rest not ready yet": "the test starts the sidecar after Home Assistant",
 }
 
 # Repairs that are about this installation, and their causes.
@@ -78,6 +78,12 @@ def notified(home, name):
 
 
 # --- Scenes -------------------------------------------------------------------
+
+
+def sensors(home):
+    both = {POWER_STATE, "sensor.lab_power_state"}
+    until("the sensors of both servers", lambda: both <= {each["entity_id"] for each in home.get("/api/states")}, 120)
+    ok("the sensors of both servers are there, although the sidecar started after Home Assistant")
 
 
 def clean(home):
@@ -196,9 +202,6 @@ def automations(home, bmc):
 def second_server(home, bmc):
     """Its copy of the package waits for one poll of 10 s, so that the test does not wait five minutes."""
     scene("A second server, whose system ignores the power button")
-    there = lambda: "sensor.lab_power_state" in {each["entity_id"] for each in home.get("/api/states")}
-    until("the sensor of the second server", there, 120)
-    ok("its sensor is there, although its sidecar started after Home Assistant")
     bmc.settle_in(1, ignores_button=True)
     home.read_again("sensor.lab_power_state")
     until("the state to be read", lambda: home.state("switch.lab_power") == "on")
@@ -245,9 +248,10 @@ def wrong_password(home, bmc, sidecar):
     sidecar.start(bmc)
 
 
-def dead_bmc(home, bmc):
+def dead_bmc(home, bmc, second):
     scene("A BMC that does not answer")
     start_over(home, bmc, 1)
+    second.settle_in(0)
     changes = home.attributes("automation.server_power_changed").get("last_triggered")
     bmc.fall_silent()
     home.read_again()
@@ -256,6 +260,8 @@ def dead_bmc(home, bmc):
     expect("the sensor's attribute code", "bmc_unreachable", home.attributes(POWER_STATE)["code"])
     home.press("server_power_on")
     expect_in("the notification", "**bmc_unreachable**: The BMC does not answer", notified(home, "server_power_on"))
+    home.press("lab_power_on")
+    journal_is(second, "the second server meanwhile, switched on", ["power 1"])
     bmc.come_back()
     home.read_again()
     all_show(home, "on")

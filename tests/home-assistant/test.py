@@ -54,16 +54,15 @@ def main():
     command = sys.argv[5:]
     bmc, second = Bmc(work / "bmc", 6230), Bmc(work / "second-bmc", 6231)
     refusing = RefusingBmc(work, 6232)
-    sidecar = Sidecar(binary, work / "sidecar.log")
-    second_sidecar = Sidecar(binary, work / "second-sidecar.log", 8082)
+    sidecar = Sidecar(binary, work / "sidecar.log", variables_of(second))
     home = HomeAssistant(command, shipped(work / "shipped", version), work)
     old = HomeAssistant(command, of_years_ago(work / "of-years-ago", version), work)
-    started = [bmc.process, second.process, refusing.process, sidecar, second_sidecar, home, old]
+    started = [bmc.process, second.process, refusing.process, sidecar, home, old]
     try:
-        sidecar.start(bmc)
         scene(f"Home Assistant {version} with the shipped files")
         ok(f"running after {home.start():.0f} s")
-        second_sidecar.start(second)  # after Home Assistant, as it can happen in a pod
+        sidecar.start(bmc)  # after Home Assistant, as it can happen in a pod
+        scenes.sensors(home)
         guided(home)
         scenes.clean(home)
         scenes.buttons(home, bmc)
@@ -83,7 +82,7 @@ def main():
         scenes.shutdown_that_fails(home, bmc, sidecar)
         scenes.wrong_key(home, bmc, sidecar)
         scenes.wrong_password(home, bmc, sidecar)
-        scenes.dead_bmc(home, bmc)
+        scenes.dead_bmc(home, bmc, second)
         scenes.slow_bmc(home, bmc)
         scenes.refusing_bmc(home, refusing, bmc, sidecar)
         scenes.sidecar_restarted(home, bmc, sidecar)
@@ -105,13 +104,19 @@ def main():
     (work / "passed").write_text(str(checks.passed))
 
 
+def variables_of(second):
+    """The guide's variables of a second server, with the address of this one."""
+    lines = guide.block("SERVERS=lab").splitlines()
+    return {**dict(line.split("=") for line in lines), "BMC_LAB_HOST": "127.0.0.1", "BMC_LAB_PORT": str(second.port)}
+
+
 def shipped(folder, version):
     """Makes the configuration folder as the guide says, for two servers."""
     packages = folder / "packages"
     packages.mkdir(parents=True)
     blocks = ["frontend:\n", guide.block("# configuration.yaml"), guide.block("# configuration.yaml: the dashboard")]
     (folder / "configuration.yaml").write_text("\n".join(blocks))
-    (folder / "secrets.yaml").write_text(guide.block("# secrets.yaml").replace("…", KEY) + f"lab_power_key: {KEY}\n")
+    (folder / "secrets.yaml").write_text(guide.block("# secrets.yaml").replace("…", KEY))
     for name in ("ipmi_sidecar.yaml", "dashboard.yaml"):
         shutil.copy(guide.SHIPPED / name, packages if name.startswith("ipmi") else folder)
     (packages / "own_automations.yaml").write_text(AUTOMATIONS)

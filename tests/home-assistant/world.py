@@ -135,10 +135,10 @@ class RefusingBmc:
 
 
 class Sidecar:
-    """The binary. Its default port is that of the shipped files."""
+    """The binary, on the port of the shipped files."""
 
-    def __init__(self, binary, log, port=8080):
-        self.binary, self.log, self.port = binary, log, port
+    def __init__(self, binary, log, second_server):
+        self.binary, self.log, self.second_server = binary, log, second_server
         self.process = None
 
     def start(self, bmc, **variables):
@@ -150,12 +150,13 @@ class Sidecar:
             "BMC_PORT": str(bmc.port),
             "BMC_USER": "admin",
             "BMC_PASSWORD": BMC_PASSWORD,
-            "LISTEN_ADDR": f"127.0.0.1:{self.port}",
+            "LISTEN_ADDR": "127.0.0.1:8080",
             "POWER_COOLDOWN": "0",  # the scenes repeat cycles and resets within seconds
+            **self.second_server,
             **variables,
         }
         self.process = Process([self.binary], self.log, environment)
-        until("the sidecar", lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health").status == 200)
+        until("the sidecar", lambda: urllib.request.urlopen("http://127.0.0.1:8080/health").status == 200)
 
     def stop(self):
         if self.process:
