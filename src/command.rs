@@ -19,6 +19,8 @@ struct Row {
     effect: Effect,
     /// Some BMCs lack it. Every BMC can switch power.
     may_be_lacked: bool,
+    /// `ipmitool`'s words go on with the boot mode, which the configuration of the BMC says.
+    takes_boot_mode: bool,
 }
 
 /// What a command does decides its method, so that a GET never acts.
@@ -45,15 +47,22 @@ const fn read(
     name: &'static str,
     parse: fn(&str) -> Option<Answer>,
 ) -> Row {
-    Row { path, word, name, effect: Effect::Read { parse, when_failed: None }, may_be_lacked: false }
+    let effect = Effect::Read { parse, when_failed: None };
+    Row { path, word, name, effect, may_be_lacked: false, takes_boot_mode: false }
 }
 
 const fn change(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
-    Row { path, word, name, effect: Effect::Change { success, restarts: false }, may_be_lacked: false }
+    let effect = Effect::Change { success, restarts: false };
+    Row { path, word, name, effect, may_be_lacked: false, takes_boot_mode: false }
 }
 
 const fn restart(path: &'static str, word: &'static str, name: &'static str, success: &'static str) -> Row {
     Row { effect: Effect::Change { success, restarts: true }, ..change(path, word, name, success) }
+}
+
+/// Says what the next boot starts from.
+const fn boot(path: &'static str, name: &'static str, success: &'static str) -> Row {
+    Row { takes_boot_mode: true, ..lacked_by_some(change(path, "boot", name, success)) }
 }
 
 const fn lacked_by_some(row: Row) -> Row {
@@ -67,10 +76,12 @@ const POWER_STATUS: Row = Row {
     name: "power status",
     effect: Effect::Read { parse: power_status, when_failed: Some(("power_state", "unknown")) },
     may_be_lacked: false,
+    takes_boot_mode: false,
 };
 
 // Chassis Control is IPMI 2.0, 28.3. Off presses the power button: the operating system is asked to shut down.
 // Force-off cuts the power. Cycle is off, and on again after at least a second. Reset never cuts the power.
+// Boot is Set System Boot Options (28.12), for the next boot only.
 #[rustfmt::skip] // a table
 const COMMANDS: &[Row] = &[
     //       path,               word,        ipmitool's words, its line at success, or what reads its output
@@ -84,6 +95,11 @@ const COMMANDS: &[Row] = &[
     restart("/power/reset",     "reset",     "power reset",    "Chassis Power Control: Reset"),
     lacked_by_some(change("/identify/on",  "identify", "chassis identify force", "Chassis identify interval: indefinite")),
     lacked_by_some(change("/identify/off", "identify", "chassis identify 0",     "Chassis identify interval: off")),
+    boot   ("/boot/pxe",        "chassis bootdev pxe",         "Set Boot Device to pxe"),
+    boot   ("/boot/bios",       "chassis bootdev bios",        "Set Boot Device to bios"),
+    boot   ("/boot/disk",       "chassis bootdev disk",        "Set Boot Device to disk"),
+    boot   ("/boot/cdrom",      "chassis bootdev cdrom",       "Set Boot Device to cdrom"),
+    boot   ("/boot/none",       "chassis bootdev none",        "Set Boot Device to none"),
 ];
 
 /// Characters of an unknown path or server that an error repeats.
@@ -135,6 +151,11 @@ impl Command {
     /// Whether a BMC may lack it.
     pub const fn may_be_lacked(self) -> bool {
         self.0.may_be_lacked
+    }
+
+    /// Whether `ipmitool`'s words go on with the boot mode of the BMC's server.
+    pub const fn takes_boot_mode(self) -> bool {
+        self.0.takes_boot_mode
     }
 
     pub const fn method(self) -> Method {

@@ -121,6 +121,9 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("Invalid data field in request", Verdict::Lacked),
     ("Command illegal for specified sensor or record type", Verdict::Declined),
     ("Command not supported in present state", Verdict::Lacked),
+    // Those of Set System Boot Options (28.12). 1.8.18 names them by their numbers alone.
+    ("Unsupported parameter", Verdict::Lacked),
+    ("Parameter is read-only", Verdict::Lacked),
     ("Cannot execute command, command disabled", Verdict::Declined),
     ("Node busy", Verdict::NotNow),
     ("Out of space", Verdict::NotNow),
@@ -231,6 +234,8 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("Set Chassis Power Control to ", " failed: "),
     ("Get Chassis Power Status", " failed: "),
     ("Set Chassis Identify", " failed: "),
+    // The device. A failure of parameter 4 says nothing: 1.8.19 goes on behind it.
+    ("Set Chassis Boot Parameter 5", " failed: "),
     ("DCMI request failed because", ": "),
     ("Error sending Chassis Status command", ": "),
     ("Error obtaining SDR info", ": "),
@@ -512,6 +517,28 @@ mod tests {
         }
         let busy = read(identify, "", "Set Chassis Identify failed: Node busy\n", 1).unwrap_err();
         assert_eq!(busy.code(), Code::BmcBusy);
+    }
+
+    /// 1.8.19 goes on behind a failure of parameter 4.
+    #[test]
+    fn the_device_alone_decides_about_a_boot() {
+        let boot = Command::all().find(|command| command.name() == "chassis bootdev pxe").unwrap();
+        let up = "Discovered IPMB address 0x0\nSet Chassis Boot Parameter 4 failed: Node busy\n";
+        for (line, code) in [
+            ("Set Chassis Boot Parameter 5 failed: Unsupported parameter", Code::BmcUnsupported),
+            ("Set Chassis Boot Parameter 5 failed: Invalid command", Code::BmcUnsupported),
+            ("Set Chassis Boot Parameter 5 failed: Insufficient privilege level", Code::BmcPrivilege),
+            ("Set Chassis Boot Parameter 5 failed: Unknown (0x80)", Code::BmcError),
+            ("Error setting Chassis Boot Parameter 5", Code::OutcomeUnknown),
+            ("", Code::OutcomeUnknown),
+        ] {
+            for exit in [0, 1] {
+                let failure = read(boot, "", &format!("{up}{line}\n"), exit).unwrap_err();
+                assert_eq!(failure.code(), code, "{line}");
+            }
+        }
+        let done = line(read(boot, "Set Boot Device to pxe\n", up, 0));
+        assert_eq!(done, Ok("Set Boot Device to pxe".to_owned()));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::reader::Reader;
 use super::variables::{
-    BMC_CIPHER_SUITE, BMC_HOST, BMC_PASSWORD, BMC_PORT, BMC_PRIVILEGE, BMC_USER, Fallback, IPMITOOL_ARGS,
-    SERVERS, Variable,
+    BMC_BOOT, BMC_CIPHER_SUITE, BMC_HOST, BMC_PASSWORD, BMC_PORT, BMC_PRIVILEGE, BMC_USER, Fallback,
+    IPMITOOL_ARGS, SERVERS, Variable,
 };
 use crate::bmc::arguments::{CipherSuite, Target};
 use crate::secret::Credential;
@@ -45,6 +45,7 @@ impl Reader<'_> {
         let port = self.port(&server);
         let cipher_suite = self.of_server(&BMC_CIPHER_SUITE, &server);
         let privilege = self.of_server(&BMC_PRIVILEGE, &server);
+        let boot_mode = self.of_server(&BMC_BOOT, &server);
         let extra = self.of_server(&IPMITOOL_ARGS, &server);
         if cipher_suite == Some(CipherSuite::NONE) {
             let name = self.name_in_use(&BMC_CIPHER_SUITE, &server)?;
@@ -59,6 +60,7 @@ impl Reader<'_> {
             password: password?,
             cipher_suite: cipher_suite?,
             privilege: privilege?,
+            boot_mode: boot_mode?,
             extra: extra?,
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::checks;
-use crate::bmc::arguments::{CipherSuite, ExtraArguments, Privilege};
+use crate::bmc::arguments::{BootMode, CipherSuite, ExtraArguments, Privilege};
 use crate::server::Server;
 
 /// A row of the table.
@@ -110,6 +110,9 @@ variables! {
         "3, 17 for newer BMCs, or auto (can cost 10 s a run)";
     BMC_PRIVILEGE("BMC_PRIVILEGE"): Privilege, Value("ADMINISTRATOR"), Plain, Privilege::parse,
         "session privilege: `USER` reads the status, `OPERATOR` also switches";
+    /// Most servers of the last ten years have a firmware of this mode.
+    BMC_BOOT("BMC_BOOT"): BootMode, Value("efi"), Plain, BootMode::parse,
+        "how the server starts after `/boot/…`: efi or legacy";
     IPMITOOL("IPMITOOL"): String, Value("ipmitool"), Plain, checks::any,
         "the program: a path, or a name on PATH";
     IPMITOOL_ARGS("IPMITOOL_ARGS"): ExtraArguments, Unset, Unquoted, ExtraArguments::parse,

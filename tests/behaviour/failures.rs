@@ -111,6 +111,22 @@ fn an_error_of_the_bmc_is_in_the_reply() {
     assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
 }
 
+/// `ipmitool` ends with exit code 0 all the same.
+#[test]
+fn a_boot_device_that_the_bmc_refuses_is_no_success() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off().refusing()).start();
+    let reply = sidecar.post("/boot/pxe").key(KEY).expect_failure(502, "bmc_error");
+    reply.error_contains("Unspecified error").bmc_was_asked(["set boot pxe"]);
+}
+
+#[test]
+fn a_boot_device_that_the_bmc_never_confirms_has_an_unknown_outcome() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off().never_confirming()).start();
+    let reply =
+        sidecar.post("/boot/pxe").key(KEY).expect_failure(504, "outcome_unknown").within(CLIENT_TIMEOUT);
+    reply.bmc_was_asked(["set boot pxe"]);
+}
+
 #[test]
 fn a_change_on_a_slow_bmc_is_sent_once() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::off().slow(Duration::from_secs(3))).start();

@@ -153,6 +153,44 @@ fn identify_switches_the_light_on_and_off() {
     }
 }
 
+/// The simulated BMC calls the disk its default.
+#[test]
+fn boot_says_what_the_next_boot_starts_from() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::off())
+        .login("oper", "operpw")
+        .env("BMC_PRIVILEGE", "OPERATOR")
+        .start();
+    for device in ["pxe", "bios", "disk", "cdrom", "none"] {
+        let command = format!("chassis bootdev {device}");
+        let output = format!("Set Boot Device to {device}");
+        let done = json!({"success": true, "output": output, "command": command});
+        sidecar.post(&format!("/boot/{device}")).key(KEY).expect(200, done);
+    }
+    let asked = ["set boot pxe", "set boot bios", "set boot default", "set boot cdrom", "set boot none"];
+    sidecar.bmc_was_asked(asked);
+}
+
+#[test]
+fn the_boot_mode_stands_behind_the_device() {
+    for (mode, words) in [
+        ("", "chassis bootdev pxe options=efiboot"),
+        ("efi", "chassis bootdev pxe options=efiboot"),
+        ("legacy", "chassis bootdev pxe"),
+    ] {
+        let sidecar =
+            Sidecar::with_fake_ipmitool("echo 'Set Boot Device to pxe'; echo 'Chassis Power is on'")
+                .env("BMC_BOOT", mode)
+                .start();
+        let done =
+            json!({"success": true, "output": "Set Boot Device to pxe", "command": "chassis bootdev pxe"});
+        sidecar.post("/boot/pxe").key(KEY).expect(200, done);
+        sidecar.get("/power/status").key(KEY).expect(200, state("on"));
+        let runs = sidecar.ipmitool_runs();
+        assert!(runs[0].arguments.ends_with(&format!(" {words}")), "{runs:?}");
+        assert!(runs[1].arguments.ends_with(" power status"), "{runs:?}");
+    }
+}
+
 #[test]
 fn the_chassis_tells_its_faults_to_the_privilege_level_user() {
     let sidecar =

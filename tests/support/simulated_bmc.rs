@@ -231,6 +231,7 @@ echo "$*" >>"$dir/calls"
 {before}
 case "$*" in
 "get power") echo "power:$(cat "$dir/power")"; exit ;;
+"get boot") echo "boot:default"; exit ;;
 "set power "*) echo "$3" >"$dir/power" ;;
 esac
 {after}
