@@ -88,6 +88,8 @@ failures! {
         "Check BMC_HOST and BMC_PORT, that IPMI over LAN is enabled in the BMC's settings, and that UDP port 623 of the BMC is reachable from this node";
     BmcBadPassword: 502, "bmc_bad_password", Safe, "The BMC rejected the password",
         "Correct BMC_PASSWORD; some BMCs keep only the first 16 bytes of a password";
+    BmcBadKgKey: 502, "bmc_bad_kg_key", Safe, "The login failed at its last step, as it does with a wrong KG key",
+        "Set BMC_KG_KEY to the key of the BMC, or unset it if the BMC has none; some BMCs need -o in IPMITOOL_ARGS instead";
     BmcUnknownUser: 502, "bmc_unknown_user", Safe, "The BMC does not let this user in",
         "Correct BMC_USER, and allow the user IPMI over LAN at the privilege level of BMC_PRIVILEGE (ADMINISTRATOR if unset)";
     BmcCipherSuite: 502, "bmc_cipher_suite", Safe, "The BMC does not accept this cipher suite",
@@ -110,6 +112,11 @@ impl Code {
     /// With what is particular about this one.
     pub fn because(self, detail: impl Into<Detail>) -> Failure {
         Failure { detail: Some(detail.into()), ..self.into() }
+    }
+
+    /// Whether the BMC would say the same to each further try with this login.
+    pub const fn rejects_login(self) -> bool {
+        matches!(self, Self::BmcBadPassword | Self::BmcBadKgKey | Self::BmcUnknownUser)
     }
 
     const fn row(self) -> Row {

@@ -243,12 +243,13 @@ mod tests {
     /// What a panic's message, a `dbg!` or a log line at trace may show.
     #[test]
     fn nothing_that_holds_a_secret_prints_it() {
-        const SECRETS: [&str; 2] = ["k3y-qWx7Zp0vB4tLm9Rd2Ys6", "pw-Hj5Ng8Kc1Fv3"];
+        const SECRETS: [&str; 3] = ["k3y-qWx7Zp0vB4tLm9Rd2Ys6", "pw-Hj5Ng8Kc1Fv3", "kg-Wd6Rf2Mx9Sk4"];
         let variables = [
             ("API_KEY", SECRETS[0]),
             ("BMC_HOST", "192.0.2.1"),
             ("BMC_USER", "admin"),
             ("BMC_PASSWORD", SECRETS[1]),
+            ("BMC_KG_KEY", SECRETS[2]),
             ("IPMITOOL", "/bin/sh"),
         ];
         let value =

@@ -23,21 +23,21 @@ const OTHERS_READ: u32 = 0o004;
 
 /// A value that must never be printed.
 #[derive(Clone)]
-pub struct Secret(Arc<str>);
+pub struct Secret(Arc<[u8]>);
 
 impl Secret {
-    pub fn new(value: &str) -> Self {
-        Self(value.into())
+    pub fn new(value: impl AsRef<[u8]>) -> Self {
+        Self(value.as_ref().into())
     }
 
     /// The value itself, for the one place that has to hand it on.
-    pub fn expose(&self) -> &str {
+    pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
     /// Compares in constant time. Only the length shows.
     pub fn matches(&self, offered: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(offered).into()
+        self.0.ct_eq(offered).into()
     }
 }
 
@@ -152,7 +152,7 @@ impl CredentialFile {
         let (name, path) = (&self.name, self.path.display());
         let said = match result {
             Ok(value) => {
-                if !last.value.matches(value.expose().as_bytes()) || last.is_revoked {
+                if !last.value.matches(value.expose()) || last.is_revoked {
                     info!("{name}: its file has a new value, used from now on");
                 }
                 (last.value, last.is_revoked) = (value, false);
@@ -335,9 +335,9 @@ mod tests {
             (126, Ok("newer"), Some("newer")),
         ] {
             file.note(result.map(secret), start + Duration::from_secs(second));
-            assert_eq!(valid().as_deref(), expected, "at {second} s");
+            assert_eq!(valid().as_deref(), expected.map(str::as_bytes), "at {second} s");
         }
-        assert_eq!(credential.current().expose(), "newer");
+        assert_eq!(credential.current().expose(), b"newer");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The one command line for an authorised command: `Authorised` becomes an `Invocation`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub struct Target {
     pub port: u16,
     pub user: Credential,
     pub password: Credential,
+    pub kg_key: Option<Credential>,
     pub cipher_suite: CipherSuite,
     pub privilege: Privilege,
     pub extra: ExtraArguments,
@@ -28,27 +30,70 @@ pub struct Target {
 /// `nas: 192.0.2.1:623 as admin`: how the log names it.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}:{} as {}", self.server, self.host, self.port, self.user.current().expose())
+        write!(f, "{}{}:{} as {}", self.server, self.host, self.port, text(&self.user.current()))
     }
 }
 
-/// User and password as of one moment.
+/// A user is text: its check was made on text.
+fn text(user: &Secret) -> Cow<'_, str> {
+    String::from_utf8_lossy(user.expose())
+}
+
+/// User, password and KG key as of one moment.
 #[derive(Debug, Clone)]
 pub struct Login {
     user: Secret,
     password: Secret,
+    kg_key: Option<Secret>,
 }
 
 impl Login {
     #[cfg(test)]
     pub fn of_test(user: &str, password: &str) -> Self {
-        Self { user: Secret::new(user), password: Secret::new(password) }
+        Self { user: Secret::new(user), password: Secret::new(password), kg_key: None }
+    }
+
+    #[cfg(test)]
+    #[must_use]
+    pub fn with_kg_key(self, key: &str) -> Self {
+        Self { kg_key: Some(Secret::new(key)), ..self }
     }
 
     pub fn is(&self, other: &Self) -> bool {
-        let same = |own: &Secret, other: &Secret| own.matches(other.expose().as_bytes());
-        same(&self.user, &other.user) && same(&self.password, &other.password)
+        let same = |own: &Secret, other: &Secret| own.matches(other.expose());
+        let same_kg_key = match (&self.kg_key, &other.kg_key) {
+            (Some(own), Some(other)) => same(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        same(&self.user, &other.user) && same(&self.password, &other.password) && same_kg_key
     }
+}
+
+/// Digits of a KG key: it has 20 bytes (IPMI 2.0, 13.31).
+const KG_DIGITS: usize = 40;
+
+/// The digits of a KG key in hexadecimal: behind `0x`, or all 40. Text never has so many.
+#[must_use]
+pub fn kg_digits(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(b"0x").or_else(|| (key.len() == KG_DIGITS).then_some(key))
+}
+
+/// The bytes that these digits spell, if they are digits and no more than a KG key has.
+#[must_use]
+pub fn kg_bytes(digits: &[u8]) -> Option<Vec<u8>> {
+    if digits.len() > KG_DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let byte =
+        |pair: &[u8]| (pair.len() == 2).then(|| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok())?;
+    digits.chunks(2).map(byte).collect()
+}
+
+/// A KG key as `ipmitool` takes it from its environment: the bytes themselves. It fills them up with zeros.
+fn kg_for_environment(key: &Secret) -> Secret {
+    let Some(mut bytes) = kg_digits(key.expose()).and_then(kg_bytes) else { return key.clone() };
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    Secret::new(bytes)
 }
 
 /// The algorithms of a session (IPMI 2.0, 22.15.2).
@@ -153,6 +198,10 @@ impl ExtraArguments {
         ('U', "BMC_USER"),
         ('P', "BMC_PASSWORD"),
         ('f', "BMC_PASSWORD_FILE"),
+        ('k', "BMC_KG_KEY"),
+        ('K', "BMC_KG_KEY"),
+        ('y', "BMC_KG_KEY"),
+        ('Y', "BMC_KG_KEY"),
         ('C', "BMC_CIPHER_SUITE"),
         ('L', "BMC_PRIVILEGE"),
         ('N', "REQUEST_TIMEOUT"),
@@ -205,16 +254,17 @@ impl Target {
         Invocation { program: self.program.clone(), arguments: vec!["-V".to_owned()], secrets: Vec::new() }
     }
 
-    /// Keeps user and password as they are now; see [`Credential::watch`].
+    /// Keeps the login as it is now; see [`Credential::watch`].
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn watch(&self) -> io::Result<()> {
-        [&self.user, &self.password].into_iter().try_for_each(Credential::watch)
+        [&self.user, &self.password].into_iter().chain(&self.kg_key).try_for_each(Credential::watch)
     }
 
     pub fn login(&self) -> Login {
-        Login { user: self.user.current(), password: self.password.current() }
+        let kg_key = self.kg_key.as_ref().map(Credential::current);
+        Login { user: self.user.current(), password: self.password.current(), kg_key }
     }
 
     /// Nothing in the command line comes from a request.
@@ -225,7 +275,12 @@ impl Target {
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
         add(if command.is_change() { &CHANGE_PATIENCE } else { &READ_PATIENCE });
         add(&["-H", &self.host, "-p", &self.port.to_string()]);
-        add(&["-U", login.user.expose(), "-E"]); // the password comes by the environment
+        add(&["-U", &text(&login.user), "-E"]); // the password comes by the environment
+        let mut secrets = vec![("IPMITOOL_PASSWORD", login.password.clone())];
+        if let Some(key) = &login.kg_key {
+            add(&["-K"]); // so does the key
+            secrets.push(("IPMI_KGKEY", kg_for_environment(key)));
+        }
         if let CipherSuite::Number(number) = self.cipher_suite {
             add(&["-C", &number.to_string()]);
         }
@@ -237,11 +292,7 @@ impl Target {
         if command.takes_boot_mode() {
             arguments.extend(self.boot_mode.0.iter().map(|word| (*word).to_owned()));
         }
-        Invocation {
-            program: self.program.clone(),
-            arguments,
-            secrets: vec![("IPMITOOL_PASSWORD", login.password.clone())],
-        }
+        Invocation { program: self.program.clone(), arguments, secrets }
     }
 }
 
@@ -264,6 +315,8 @@ mod tests {
             ("-vvv", "use RUST_LOG=debug"),
             ("-P secret", "use BMC_PASSWORD"),
             ("-Psecret", "use BMC_PASSWORD"),
+            ("-k secret", "use BMC_KG_KEY"),
+            ("-ysecret", "use BMC_KG_KEY"),
             ("-N 1", "use REQUEST_TIMEOUT"),
             ("-L USER", "use BMC_PRIVILEGE"),
             ("power off", "a word without an option"),
@@ -299,6 +352,20 @@ mod tests {
         assert!(BootMode::parse("EFI").is_ok() && BootMode::parse("uefi").is_err());
     }
 
+    #[test]
+    fn a_kg_key_is_text_or_hexadecimal() {
+        let forty = format!("01{}", "0".repeat(38));
+        for (key, bytes) in [
+            ("sesame", &b"sesame"[..]),
+            ("0x73657361fF", b"sesa\xff"),
+            ("0x4142000000", b"AB"),
+            (&forty, b"\x01"),
+            ("4142", b"4142"),
+        ] {
+            assert_eq!(kg_for_environment(&Secret::new(key)).expose(), bytes, "{key}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
 
@@ -308,6 +375,7 @@ mod tests {
             command in select(Command::all().collect::<Vec<_>>()),
             user in "[ -~]{1,16}",
             (_, boot_mode) in select(&BootMode::MODES[..]),
+            kg_key in select(&[None, Some("kg-s3cret"), Some("0xff00")][..]),
         ) {
             let Ok(extra) = ExtraArguments::parse(&words) else { return Ok(()) };
             let fixed = |value: &str| Credential::fixed(value, |_| Ok(())).unwrap();
@@ -318,6 +386,7 @@ mod tests {
                 port: 623,
                 user: fixed(&user),
                 password: fixed("s3cret-n0where-else"),
+                kg_key: kg_key.map(fixed),
                 cipher_suite: CipherSuite::Number(3),
                 privilege: Privilege("OPERATOR"),
                 extra,
@@ -347,11 +416,12 @@ mod tests {
                 let values: Vec<_> = options.iter().filter(|(own, _)| *own == option).collect();
                 prop_assert_eq!(values, [&(option, value)]);
             }
-            let others = options.iter().filter(|(option, _)| !"IvNRHpUECL".contains(*option));
+            prop_assert_eq!(options.iter().filter(|(option, _)| *option == 'K').count(), usize::from(kg_key.is_some()));
+            let others = options.iter().filter(|(option, _)| !"IvNRHpUECLK".contains(*option));
             for (option, value) in others {
                 prop_assert!("oAltbTB".contains(*option) && !value.is_empty(), "-{} {}", option, value);
             }
-            prop_assert!(!arguments.iter().any(|argument| argument.contains("s3cret")));
+            prop_assert!(!arguments.iter().any(|argument| argument.contains("s3cret") || argument.contains("ff00")));
         }
 
         /// It may be a password that stands in the wrong variable.

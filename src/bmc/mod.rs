@@ -247,7 +247,7 @@ impl Bmc {
         let mut rejected = locked(&self.rejected);
         match &result {
             Ok(_) => *rejected = None,
-            Err(failure) if matches!(failure.code(), Code::BmcBadPassword | Code::BmcUnknownUser) => {
+            Err(failure) if failure.code().rejects_login() => {
                 *rejected = Some(Rejected::after(rejected.take(), login, failure.clone(), Instant::now()));
             }
             Err(_) => {}

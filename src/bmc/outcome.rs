@@ -48,6 +48,8 @@ const NO_SESSION: &[(&[&str], Proof, Code, &str)] = &[
     (&["> RAKP 2 HMAC is invalid"], CompleteLogin, Code::BmcBadPassword, ""),
     (&[" : unauthorized role requested"], Always, Code::BmcPrivilege, ""),
     (&[" : invalid role"], Always, Code::BmcPrivilege, ""),
+    // The password was right: its check is in RAKP 2.
+    (&["> RAKP 4 message has invalid integrity check value"], CompleteLogin, Code::BmcBadKgKey, ""),
     (&["RAKP 4 message "], CompleteLogin, Code::BmcError, "the login failed at its last step; some BMCs need -o in IPMITOOL_ARGS"),
     // IPMI 2.0, 22.18: the completion codes of Set Session Privilege Level, and the general one.
     (&["Set Session Privilege Level to ", " failed: Unknown (0x80)"], CompleteLogin, Code::BmcPrivilege, ""),
@@ -404,6 +406,7 @@ mod tests {
         let established = "Error: Unable to establish IPMI v2 / RMCP+ session\n";
         for (said, code, detail) in [
             ("> RAKP 2 HMAC is invalid\n", Code::BmcBadPassword, None),
+            ("> RAKP 4 message has invalid integrity check value\n", Code::BmcBadKgKey, None),
             ("RAKP 2 message indicates an error : unauthorized name\n", Code::BmcUnknownUser, None),
             ("RAKP 2 message indicates an error : unauthorized role requested\n", Code::BmcPrivilege, None),
             (
@@ -571,7 +574,7 @@ mod tests {
     fn a_login_of_which_a_reply_was_lost_proves_nothing() {
         for line in [
             "> RAKP 2 HMAC is invalid",
-            "RAKP 4 message has invalid integrity check value",
+            "> RAKP 4 message has invalid integrity check value",
             "Set Session Privilege Level to ADMINISTRATOR failed: Insufficient privilege level",
             "Set Session Privilege Level to ADMINISTRATOR failed: Unknown (0x81)",
         ] {

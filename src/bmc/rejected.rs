@@ -53,6 +53,9 @@ mod tests {
             now += wait;
             rejected = Some(last);
         }
+        let with_kg_key = old.with_kg_key("sesame");
+        let before = now.checked_sub(REJECTED_LOGIN).unwrap();
+        assert_eq!(rejected.as_ref().and_then(|rejected| rejected.recall(&with_kg_key, before)), None);
         let other = Rejected::after(rejected, new.clone(), failure(), now);
         assert_eq!(other.recall(&new, now + REJECTED_LOGIN), None, "it counts anew");
     }

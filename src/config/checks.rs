@@ -8,6 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use rustix::net::{self, AddressFamily, SocketType};
 
+use crate::bmc::arguments::{kg_bytes, kg_digits};
 use crate::command::Command;
 use crate::history::file::check_folder;
 use crate::server::{MAX_NAME, Server};
@@ -27,6 +28,9 @@ const MAX_USER: usize = 16;
 
 /// IPMI 2.0, 22.30; `ipmitool` exits beyond it.
 const MAX_PASSWORD: usize = 20;
+
+/// IPMI 2.0, 13.31; `ipmitool` cuts off what is beyond it.
+const MAX_KG_KEY: usize = 20;
 
 /// Any text. The caller knows more.
 #[allow(clippy::unnecessary_wraps)] // a parser like the others
@@ -87,6 +91,23 @@ pub fn user(user: &str) -> Result<(), String> {
 
 pub fn password(password: &str) -> Result<(), String> {
     login(password, MAX_PASSWORD)
+}
+
+/// Text, or bytes in hexadecimal. `ipmitool` reads them from an environment variable, which ends at a byte 00, and takes a
+/// first byte 00 for no key at all.
+pub fn kg_key(key: &str) -> Result<(), String> {
+    let Some(digits) = kg_digits(key.as_bytes()) else { return login(key, MAX_KG_KEY) };
+    let bytes = kg_bytes(digits).filter(|bytes| !bytes.is_empty());
+    let bytes = bytes.ok_or("expected 0x and pairs of hexadecimal digits, at most 20 of them")?;
+    if bytes[0] == 0 {
+        return Err(
+            "its first byte is 00, which stands for no KG key: leave it unset if the BMC has none".to_owned()
+        );
+    }
+    if bytes.iter().skip_while(|byte| **byte != 0).any(|byte| *byte != 0) {
+        return Err("it has a byte 00 before others, which no environment variable can hold".to_owned());
+    }
+    Ok(())
 }
 
 fn login(value: &str, most: usize) -> Result<(), String> {

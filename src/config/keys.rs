@@ -90,7 +90,7 @@ impl Reader<'_> {
                     "{name} has fewer than {SHORT_KEY} characters and can be guessed: {NEW_KEY}"
                 ));
             }
-            let is_equal = |other: &&Key| other.credential.current().matches(value.expose().as_bytes());
+            let is_equal = |other: &&Key| other.credential.current().matches(value.expose());
             if let Some(Key { name: other, .. }) = keys[..index].iter().find(is_equal) {
                 self.wrong::<()>(format!("{name} is the same key as {other}: {NEW_KEY}"));
             }

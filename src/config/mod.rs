@@ -275,6 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn a_kg_key_that_ipmitool_cannot_take_is_refused_and_never_repeated() {
+        let spelt = "expected 0x and pairs of hexadecimal digits, at most 20 of them";
+        let zero = "its first byte is 00, which stands for no KG key: leave it unset if the BMC has none";
+        for (key, cause) in [
+            ("0x414", spelt),
+            ("0x", spelt),
+            ("0x4g", spelt),
+            (&format!("0x{}", "41".repeat(21)), spelt),
+            (&"z".repeat(40), spelt),
+            (&"0".repeat(40), zero),
+            ("0x0041", zero),
+            ("0x410042", "it has a byte 00 before others, which no environment variable can hold"),
+            (&"k".repeat(21), "expected 1 to 20 bytes without control characters, as IPMI allows; it has 21"),
+        ] {
+            assert_eq!(read(&[("BMC_KG_KEY", key)]).unwrap_err(), [format!("BMC_KG_KEY: {cause}")]);
+        }
+        for key in ["sesame", "0x41", "0x4100", &format!("0x{}", "41".repeat(20)), &"4f".repeat(20)] {
+            assert!(read(&[("BMC_KG_KEY", key)]).unwrap().targets[0].kg_key.is_some(), "{key}");
+        }
+        assert!(read(&[]).unwrap().targets[0].kg_key.is_none());
+    }
+
+    #[test]
     fn each_key_allows_what_its_list_says() {
         let config = read(&[
             ("API_KEY_STATUS", "status-key-0123456789"),
@@ -355,7 +378,10 @@ mod tests {
         assert_eq!(shown, ["nas: 192.0.2.10:623 as admin", "lab-2: 192.0.2.11:624 as lab"]);
         let [nas, lab] = &config.targets[..] else { panic!("two targets") };
         assert_eq!((nas.cipher_suite, lab.cipher_suite), (CipherSuite::Number(3), CipherSuite::Number(17)));
-        assert_eq!((nas.password.current().expose(), lab.password.current().expose()), ("s3cret", "other"));
+        assert_eq!(
+            (nas.password.current().expose(), lab.password.current().expose()),
+            (&b"s3cret"[..], &b"other"[..])
+        );
         assert!(nas.extra != lab.extra && nas.privilege == lab.privilege);
         assert_eq!(config.warnings, <[String; 0]>::default());
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::reader::Reader;
 use super::variables::{
-    BMC_BOOT, BMC_CIPHER_SUITE, BMC_HOST, BMC_PASSWORD, BMC_PORT, BMC_PRIVILEGE, BMC_USER, Fallback,
-    IPMITOOL_ARGS, SERVERS, Variable,
+    BMC_BOOT, BMC_CIPHER_SUITE, BMC_HOST, BMC_KG_KEY, BMC_PASSWORD, BMC_PORT, BMC_PRIVILEGE, BMC_USER,
+    Fallback, IPMITOOL_ARGS, SERVERS, Variable,
 };
 use crate::bmc::arguments::{CipherSuite, Target};
 use crate::secret::Credential;
@@ -42,6 +42,7 @@ impl Reader<'_> {
         let host = self.host(&server);
         let user = self.login(&BMC_USER, &server, shared);
         let password = self.login(&BMC_PASSWORD, &server, shared);
+        let kg_key = self.own_or_shared(&BMC_KG_KEY, &server, shared);
         let port = self.port(&server);
         let cipher_suite = self.of_server(&BMC_CIPHER_SUITE, &server);
         let privilege = self.of_server(&BMC_PRIVILEGE, &server);
@@ -58,6 +59,7 @@ impl Reader<'_> {
             port: port?,
             user: user?,
             password: password?,
+            kg_key: kg_key?,
             cipher_suite: cipher_suite?,
             privilege: privilege?,
             boot_mode: boot_mode?,
@@ -97,21 +99,32 @@ impl Reader<'_> {
         server: &Server,
         shared: &mut Shared,
     ) -> Option<Credential> {
-        let (plain, own) = (variable.name, server.variable(variable.name));
-        if server.name().is_some()
-            && let Some(credential) = self.credential(variable, &own)?
-        {
-            return Some(credential);
-        }
-        if !shared.contains_key(plain) {
-            shared.insert(plain, self.credential(variable, plain)?);
-        }
-        let credential = shared.get(plain).cloned().flatten();
-        credential.or_else(|| {
+        self.own_or_shared(variable, server, shared)?.or_else(|| {
+            let (plain, own) = (variable.name, server.variable(variable.name));
             let or_own =
                 server.name().map(|name| format!(", or for {name} alone as {own}")).unwrap_or_default();
             self.wrong(format!("{plain} is not set: it is required, as {plain} or {plain}_FILE{or_own}"))
         })
+    }
+
+    /// The server's own credential where it is set, else the plain one. `Some(None)` where neither is set.
+    #[allow(clippy::option_option)] // not set is no error here
+    fn own_or_shared(
+        &mut self,
+        variable: &'static Variable<()>,
+        server: &Server,
+        shared: &mut Shared,
+    ) -> Option<Option<Credential>> {
+        if server.name().is_some()
+            && let Some(credential) = self.credential(variable, &server.variable(variable.name))?
+        {
+            return Some(Some(credential));
+        }
+        let plain = variable.name;
+        if !shared.contains_key(plain) {
+            shared.insert(plain, self.credential(variable, plain)?);
+        }
+        Some(shared.get(plain).cloned().flatten())
     }
 
     fn port(&mut self, server: &Server) -> Option<u16> {

@@ -104,6 +104,8 @@ variables! {
         "user on the BMC, at most 16 bytes";
     BMC_PASSWORD("BMC_PASSWORD"): (), Required, OrFile, checks::password,
         "that user's password, at most 20 bytes";
+    BMC_KG_KEY("BMC_KG_KEY"): (), Unset, OrFile, checks::kg_key,
+        "the BMC's KG key, if it has one: at most 20 bytes, as text or in hexadecimal with 0x";
     BMC_PORT("BMC_PORT"): u16, Value("623"), Plain, checks::port,
         "UDP port of the BMC";
     BMC_CIPHER_SUITE("BMC_CIPHER_SUITE"): CipherSuite, Value("3"), Plain, CipherSuite::parse,

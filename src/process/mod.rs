@@ -9,10 +9,12 @@ use self::reaping::{reap, running};
 pub use self::system::{check_system, find_program, handle_sigchld, protect};
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -141,7 +143,7 @@ pub fn run(
         .args(&invocation.arguments)
         .env_clear()
         .env(LOCALE.0, LOCALE.1)
-        .envs(invocation.secrets.iter().map(|(name, secret)| (name, secret.expose())))
+        .envs(invocation.secrets.iter().map(|(name, secret)| (name, OsStr::from_bytes(secret.expose()))))
         .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

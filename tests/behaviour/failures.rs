@@ -47,6 +47,38 @@ fn a_new_password_in_the_file_is_tried_at_once() {
     eventually("the new password is used", || sidecar.get("/power/status").key(KEY).send().status == 200);
 }
 
+/// The password is right.
+#[test]
+fn a_kg_key_that_does_not_fit_is_reported() {
+    let keyed = || SimulatedBmc::on().kg_key("\"sesame-kg-key\"");
+    for (bmc, key) in [(keyed(), "another-kg-key"), (keyed(), ""), (SimulatedBmc::on(), "sesame-kg-key")] {
+        let sidecar = Sidecar::with_bmc(bmc).env("BMC_KG_KEY", key).env("RUST_LOG", "trace").start();
+        let reply = sidecar.post("/power/on").key(KEY).expect_failure(502, "bmc_bad_kg_key");
+        reply.error_contains("BMC_KG_KEY").bmc_was_never_asked();
+        // It is not tried again at once: each try may leave a session open on the BMC.
+        let reply = sidecar.get("/power/status").key(KEY).expect_failure(502, "bmc_bad_kg_key");
+        assert_ne!(reply.header("retry-after"), "");
+    }
+    let wrong = Sidecar::with_bmc(keyed()).env("BMC_KG_KEY", "another-kg-key").run(&["check"]).exits(1);
+    wrong.prints_error("bmc_bad_kg_key");
+}
+
+#[test]
+fn a_kg_key_is_given_as_text_or_in_hexadecimal() {
+    let digits = "f10203040506070809080b0c0d0e0fff";
+    let on = json!({"success": true, "power_state": "on", "raw_output": "Chassis Power is on"});
+    for (bmc, key) in [
+        ("\"sesame-kg-key\"", "sesame-kg-key"),
+        ("\"sesame-kg-key\"", "0x736573616d652d6b672d6b6579"),
+        (digits, &format!("0x{digits}")),
+        (digits, &format!("{digits}00000000")),
+    ] {
+        let bmc = SimulatedBmc::on().kg_key(bmc);
+        let sidecar = Sidecar::with_bmc(bmc).env("BMC_KG_KEY", key).env("RUST_LOG", "trace").start();
+        sidecar.get("/power/status").key(KEY).expect(200, on.clone());
+    }
+}
+
 /// It is no error to repeat, and power works all the same.
 #[test]
 fn a_command_that_the_bmc_lacks_is_unsupported() {

@@ -175,6 +175,21 @@ fn fifty_polls_with_a_wrong_password_reach_the_bmc_once() {
     assert_eq!(runs(), 3);
 }
 
+#[test]
+fn a_new_kg_key_in_its_file_is_used_without_a_restart() {
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on().kg_key("\"sesame-kg-key\""))
+        .file("BMC_KG_KEY", "an0ther-kg-key\n")
+        .env("RUST_LOG", "debug")
+        .start();
+    for _ in 0..3 {
+        sidecar.get("/power/status").key(KEY).expect_failure(502, "bmc_bad_kg_key");
+    }
+    assert_eq!(sidecar.log().matches("running env").count(), 1);
+    sidecar.file("BMC_KG_KEY", "sesame-kg-key\n");
+    eventually("the new key is used", || sidecar.get("/power/status").key(KEY).send().status == 200);
+    sidecar.logs("INFO BMC_KG_KEY: its file has a new value");
+}
+
 /// Emptying the file is the way to revoke a key at once.
 #[test]
 fn an_emptied_file_revokes_its_key_and_a_login_keeps_its_last_value() {

@@ -1,4 +1,4 @@
-//! The key and the password must not leak: tested on every route, with many faults, at the log level trace.
+//! The key, the password and the KG key must not leak: tested on every route, with many faults, at the log level trace.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +12,7 @@ use crate::support::{Connection, Sidecar};
 /// Text that occurs nowhere else on this machine.
 const KEY: &str = "k3y-qWx7Zp0vB4tLm9Rd2Ys6";
 const PASSWORD: &str = "pw-Hj5Ng8Kc1Fv3";
+const KG_KEY: &str = "kg-Wd6Rf2Mx9Sk4";
 const WRONG: &str = "n0t-Ue2Ia7Xo4Tb9Ql6Dz0";
 
 /// Shell code that replaces `ipmitool`.
@@ -19,6 +20,7 @@ const FAULTS: &[&str] = &[
     "case \"$*\" in *status) echo 'Chassis Power is on' ;; *) echo 'Chassis Power Control: Up/On' ;; esac",
     "echo 'Get Auth Capabilities error' >&2; exit 1",
     "echo '> RAKP 2 HMAC is invalid' >&2; exit 1",
+    "echo '> RAKP 4 message has invalid integrity check value' >&2; exit 1",
     "echo 'RAKP 2 message indicates an error : unauthorized name' >&2; exit 1",
     "echo 'Error in open session response message : no matching cipher suite' >&2; exit 1",
     "echo 'Error in open session response message : insufficient resources for session' >&2; exit 1",
@@ -55,13 +57,13 @@ fn contains_secret(text: &str, secret: &str) -> bool {
 
 #[track_caller]
 fn assert_no_secret_in(place: &str, text: &str) {
-    for secret in [KEY, PASSWORD, WRONG] {
+    for secret in [KEY, PASSWORD, KG_KEY, WRONG] {
         assert!(!contains_secret(text, secret), "{secret} in {place}: {text}");
     }
 }
 
 #[test]
-fn no_route_and_no_fault_leaks_the_key_or_the_password() {
+fn no_route_and_no_fault_leaks_a_secret() {
     thread::scope(|scope| {
         for fault in FAULTS {
             scope.spawn(move || send_all_requests_with(fault));
@@ -73,6 +75,7 @@ fn send_all_requests_with(fault: &str) {
     let sidecar = Sidecar::with_fake_ipmitool(&format!("{RECORD}{fault}"))
         .file("API_KEY", KEY)
         .file("BMC_PASSWORD", PASSWORD)
+        .file("BMC_KG_KEY", KG_KEY)
         .env("RUST_LOG", "trace")
         .env("REQUEST_TIMEOUT", "7")
         .start();
@@ -107,7 +110,8 @@ fn send_all_requests_with(fault: &str) {
     );
 
     let environment: BTreeSet<_> = sidecar.ipmitool_environment().into_iter().collect();
-    let expected = [format!("IPMITOOL_PASSWORD={PASSWORD}"), "LC_ALL=C".to_owned()];
+    let expected =
+        [format!("IPMITOOL_PASSWORD={PASSWORD}"), format!("IPMI_KGKEY={KG_KEY}"), "LC_ALL=C".to_owned()];
     assert_eq!(environment, expected.into(), "{fault}");
 
     // The sidecar opens no file. All of its open files are inherited, or they are sockets, pipes and the

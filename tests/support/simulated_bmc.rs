@@ -31,6 +31,8 @@ mc_enable 0x20
 pub struct SimulatedBmc {
     power: u8,
     behaviour: Option<Behaviour>,
+    /// A line of its configuration, or nothing.
+    kg_key: String,
 }
 
 /// What the script that acts as the server does when the BMC calls it.
@@ -44,17 +46,26 @@ enum Behaviour {
 impl SimulatedBmc {
     /// The server is on.
     pub fn on() -> Self {
-        SimulatedBmc { power: 1, behaviour: Some(Behaviour::Normal) }
+        Self::of(1, Some(Behaviour::Normal))
     }
 
     /// The server is off.
     pub fn off() -> Self {
-        SimulatedBmc { power: 0, behaviour: Some(Behaviour::Normal) }
+        Self::of(0, Some(Behaviour::Normal))
     }
 
     /// A BMC that never replies.
     pub fn dead() -> Self {
-        SimulatedBmc { power: 0, behaviour: None }
+        Self::of(0, None)
+    }
+
+    fn of(power: u8, behaviour: Option<Behaviour>) -> Self {
+        SimulatedBmc { power, behaviour, kg_key: String::new() }
+    }
+
+    /// Has a KG key: text in quotes, or 32 hexadecimal digits.
+    pub fn kg_key(self, key: &str) -> Self {
+        SimulatedBmc { kg_key: format!("bmc_key {key}"), ..self }
     }
 
     /// Every read and every change takes this long.
@@ -83,7 +94,9 @@ impl SimulatedBmc {
         let backend = match self.behaviour {
             // The open socket keeps the port, so that no other program can reply there.
             None => Backend::Dead(UdpSocket::bind(address).expect("a free loopback address")),
-            Some(behaviour) => Backend::Simulator(simulator(&dir, address, self.power, &behaviour)),
+            Some(behaviour) => {
+                Backend::Simulator(simulator(&dir, address, self.power, &self.kg_key, &behaviour))
+            }
         };
         let bmc = RunningBmc { address, backend, dir };
         bmc.wait_until_ready();
@@ -171,7 +184,7 @@ pub fn unique_address(port: u16) -> SocketAddr {
 }
 
 #[track_caller]
-fn simulator(dir: &TempDir, address: SocketAddr, power: u8, behaviour: &Behaviour) -> Process {
+fn simulator(dir: &TempDir, address: SocketAddr, power: u8, kg_key: &str, behaviour: &Behaviour) -> Process {
     let folder = dir.path().display();
     dir.file("power", format!("{power}\n"));
     let server = dir.script("server", &server_script(behaviour));
@@ -188,6 +201,7 @@ set_working_mc 0x20
     allowed_auths_operator none md2 md5 straight
     allowed_auths_admin none md2 md5 straight
     guid a123456789abcdefa123456789abcdef
+    {kg_key}
   endlan
   chassis_control "{server} {folder}"
   user 1 true  ""       "test"   user     10 none md2 md5 straight
