@@ -114,9 +114,11 @@ impl Keys {
 }
 
 impl Authorised {
-    /// A power status for the operator at the command line. An operator can read the configuration, and needs no key.
-    pub fn status_for_operator(server: Server) -> Self {
-        Self { server, command: Command::POWER_STATUS, key: "the operator".into() }
+    /// Every read of this server, in the order of the table, for the operator at the command line. An operator can read
+    /// the configuration, and needs no key.
+    pub fn reads_for_operator(server: &Server) -> impl Iterator<Item = Self> {
+        let reads = Command::all().filter(|command| !command.is_change());
+        reads.map(|command| Self { server: server.clone(), command, key: "the operator".into() })
     }
 
     pub const fn server(&self) -> &Server {

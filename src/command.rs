@@ -69,7 +69,7 @@ const fn lacked_by_some(row: Row) -> Row {
     Row { may_be_lacked: true, ..row }
 }
 
-/// What `ipmi-sidecar check` asks.
+/// What decides about `ipmi-sidecar check`.
 const POWER_STATUS: Row = Row {
     path: "/power/status",
     word: "status",

@@ -64,26 +64,37 @@ const INSTANTANEOUS: &str = "Instantaneous power reading";
 #[must_use]
 pub fn chassis(stdout: &str) -> Option<Answer> {
     let table = Table::read(stdout)?;
-    let state = table.value(SYSTEM_POWER).filter(|state| ["on", "off"].contains(state))?;
+    let state = table.value("System Power").filter(|state| ["on", "off"].contains(state))?;
+    let faults: Vec<_> = FAULTS.iter().copied().filter(|name| table.flag(name) == Some(true)).collect();
     Some(Answer {
-        line: format!("{SYSTEM_POWER}: {state}"),
+        line: if faults.is_empty() {
+            "no faults reported".to_owned()
+        } else {
+            format!("faults: {}", faults.join(", "))
+        },
         members: vec![
             ("power_state", state.into()),
-            ("power_overload", table.flag("Power Overload").into()),
-            ("power_fault", table.flag("Power Control Fault").into()),
-            ("main_power_fault", table.flag("Main Power Fault").into()),
+            ("power_overload", table.flag(OVERLOAD).into()),
+            ("power_fault", table.flag(CONTROL_FAULT).into()),
+            ("main_power_fault", table.flag(MAIN_FAULT).into()),
             ("power_interlock", table.value("Power Interlock").into()),
             ("power_restore_policy", table.value("Power Restore Policy").into()),
             ("last_power_event", table.value("Last Power Event").into()),
-            ("drive_fault", table.flag("Drive Fault").into()),
-            ("cooling_fault", table.flag("Cooling/Fan Fault").into()),
+            ("drive_fault", table.flag(DRIVE_FAULT).into()),
+            ("cooling_fault", table.flag(COOLING_FAULT).into()),
             ("chassis_intrusion", table.value("Chassis Intrusion").into()),
             ("raw_output", table.text.into()),
         ],
     })
 }
 
-const SYSTEM_POWER: &str = "System Power";
+// What is faulty, as `ipmitool` calls it.
+const OVERLOAD: &str = "Power Overload";
+const CONTROL_FAULT: &str = "Power Control Fault";
+const MAIN_FAULT: &str = "Main Power Fault";
+const DRIVE_FAULT: &str = "Drive Fault";
+const COOLING_FAULT: &str = "Cooling/Fan Fault";
+const FAULTS: &[&str] = &[OVERLOAD, CONTROL_FAULT, MAIN_FAULT, DRIVE_FAULT, COOLING_FAULT];
 
 /// Lines `NAME : VALUE`.
 struct Table<'a> {
@@ -206,7 +217,12 @@ Cooling/Fan Fault    : true
         let all = json!({"power_state": "on", "power_overload": false, "power_fault": true,
             "main_power_fault": false, "power_interlock": "inactive", "power_restore_policy": "always-off",
             "last_power_event": "", "drive_fault": false, "cooling_fault": true, "chassis_intrusion": "active"});
-        assert_eq!(members(chassis(CHASSIS)), Some(all));
+        let answer = chassis(CHASSIS);
+        let line = answer.as_ref().map(|answer| answer.line.as_str());
+        assert_eq!(line, Some("faults: Power Control Fault, Cooling/Fan Fault"));
+        assert_eq!(members(answer), Some(all));
+        let line = chassis(&CHASSIS.replace(": true", ": false")).map(|answer| answer.line);
+        assert_eq!(line.as_deref(), Some("no faults reported"));
         let none = json!({"power_state": "off", "power_overload": null, "power_fault": null,
             "main_power_fault": null, "power_interlock": null, "power_restore_policy": null,
             "last_power_event": null, "drive_fault": null, "cooling_fault": null, "chassis_intrusion": null});

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{Level, debug, log};
 
@@ -26,6 +26,8 @@ pub use self::repeats::{Guesses, Repeats};
 use self::version::{Judged, Version};
 pub use self::worker::Deliver;
 use self::worker::Workers;
+use crate::auth::Authorised;
+use crate::command::Command;
 use crate::failure::{Code, Failure};
 use crate::history::alerts::Skip;
 use crate::history::file::HistoryFile;
@@ -273,12 +275,25 @@ impl Bmc {
         read_outcome(admitted.command(), &outcome, *self.version.get().unwrap_or(&Version::Telling))
     }
 
-    /// One read for the operator at the command line: the line that it gave.
+    /// Every read for the operator at the command line: a line each. Each has this time.
     ///
     /// # Errors
-    /// Why it failed, explained.
-    pub fn check(&self, admitted: &Admitted) -> Result<String, String> {
-        self.attempt(admitted, None).map(|answer| answer.line).map_err(|failure| failure.explain())
+    /// Why there is no power status, explained. A BMC may lack any other read.
+    pub fn check(&self, timeout: Duration) -> Result<Vec<String>, String> {
+        let mut lines = Vec::new();
+        for read in Authorised::reads_for_operator(self.server()) {
+            let command = read.command();
+            let admitted = Admitted::new(read, None, "the command line".to_owned(), Instant::now(), timeout);
+            lines.push(match self.attempt(&admitted, None) {
+                Ok(answer) => answer.line,
+                Err(failure) if command == Command::POWER_STATUS => return Err(failure.explain()),
+                Err(failure) if failure.code() == Code::BmcUnsupported => {
+                    format!("{}: this BMC has none", command.word())
+                }
+                Err(failure) => format!("{}: {}", command.word(), failure.explain()),
+            });
+        }
+        Ok(lines)
     }
 }
 

@@ -8,7 +8,7 @@ pub fn help(version: &str) -> String {
     let mut text = format!(
         "ipmi-sidecar {version}: one POST, one ipmitool run\n\n\
          Usage: ipmi-sidecar              serve HTTP\n       \
-                ipmi-sidecar check [NAME] read the power status of each server once, or of this one\n       \
+                ipmi-sidecar check [NAME] read what each BMC tells, or this one's, once, and print it\n       \
                 ipmi-sidecar healthcheck  ask the running server for /health\n       \
                 ipmi-sidecar --help | --version\n\n\
          Where GATEWAY_INTERFACE is set it answers one CGI request, whatever its arguments.\n\n\

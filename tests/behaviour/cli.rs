@@ -53,11 +53,37 @@ fn healthcheck_fails_when_nothing_replies() {
     healthcheck.run(&["healthcheck"]).exits(1).within(PROBE);
 }
 
+/// The simulated BMC measures no watts.
 #[test]
-fn check_prints_the_power_state() {
-    let on = Sidecar::with_bmc(SimulatedBmc::on()).run(&["check"]).exits(0);
-    assert!(on.stdout.contains("on") && !on.stdout.contains("off"), "{on:?}");
-    Sidecar::with_bmc(SimulatedBmc::off()).run(&["check"]).exits(0).prints("off");
+fn check_prints_a_line_of_each_read() {
+    for (bmc, state) in [(SimulatedBmc::on(), "on"), (SimulatedBmc::off(), "off")] {
+        let checked = Sidecar::with_bmc(bmc).run(&["check"]).exits(0);
+        let expected = format!("Chassis Power is {state}\nreading: this BMC has none\nno faults reported\n");
+        assert_eq!(checked.stdout, expected);
+    }
+}
+
+#[test]
+fn check_prints_watts_and_faults() {
+    let broken = "case \"$*\" in
+        *'power status') echo 'Chassis Power is on' ;;
+        *dcmi*) echo 'Instantaneous power reading: 182 Watts' ;;
+        *) printf '%s\n' 'System Power : on' 'Drive Fault : true' 'Cooling/Fan Fault : true' ;;
+        esac";
+    let checked = Sidecar::with_fake_ipmitool(broken).run(&["check"]).exits(0);
+    assert_eq!(checked.stdout, "Chassis Power is on\n182 W\nfaults: Drive Fault, Cooling/Fan Fault\n");
+}
+
+/// The power status decides. The other lines say what is wrong with them.
+#[test]
+fn check_succeeds_when_another_read_fails() {
+    let busy = "case \"$*\" in
+        *'power status') echo 'Chassis Power is on' ;;
+        *dcmi*) echo 'DCMI request failed because: Node busy (c0)' >&2; exit 1 ;;
+        *) echo 'System Power : on' ;;
+        esac";
+    let checked = Sidecar::with_fake_ipmitool(busy).run(&["check"]).exits(0);
+    checked.prints("reading: bmc_busy: The BMC is busy: Node busy").prints("no faults reported");
 }
 
 #[test]
