@@ -3,15 +3,19 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Process, Sidecar, TIMEOUT, packages, unique_address, wait_for};
+use crate::support::{KEY, Process, Sidecar, packages, unique_address, wait_for};
 
 const PYGHMI: &str = include_str!("../support/pyghmi.txt");
 
 /// Below the ephemeral ports, so that no client socket has it by chance. Simulated BMCs use another one.
 const PORT: u16 = 6231;
+
+/// Python reads all of pyghmi first, for which it needs seconds on a busy machine.
+const START: Duration = Duration::from_secs(60);
 
 /// A BMC that runs. It ends when it is dropped.
 struct MeasuringBmc {
@@ -29,7 +33,7 @@ impl MeasuringBmc {
         command.env("PYTHONPATH", packages::install("pyghmi", PYGHMI)).arg(program);
         command.args([address.ip().to_string(), address.port().to_string()]).args(answer.split(' '));
         let process = Process::spawn(&mut command);
-        let ready = wait_for(TIMEOUT, || process.stdout.text().contains("ready").then_some(()));
+        let ready = wait_for(START, || process.stdout.text().contains("ready").then_some(()));
         assert!(ready.is_some(), "the BMC does not start: {}", process.stderr.text());
         Self { address, _process: process }
     }
