@@ -20,6 +20,7 @@ pub mod log;
 pub mod http;
 pub mod server;
 pub mod readings;
+pub mod sensors;
 pub mod command;
 pub mod failure;
 pub mod process;
