@@ -32,6 +32,9 @@ enum Effect {
         /// A member of every failure's reply: Home Assistant's rest sensor reads the body whatever the status.
         when_failed: Option<(&'static str, &'static str)>,
     },
+    /// Reads every sensor, which takes some BMCs longer than a request may take. It has a queue of its own, and its
+    /// answer may be a little older than the question.
+    ReadSensors,
     /// Is sent at most once.
     Change {
         /// The line that `ipmitool` prints once the BMC has acknowledged the change.
@@ -69,6 +72,10 @@ const fn lacked_by_some(row: Row) -> Row {
     Row { may_be_lacked: true, ..row }
 }
 
+const fn read_sensors(path: &'static str, word: &'static str, name: &'static str) -> Row {
+    Row { path, word, name, effect: Effect::ReadSensors, may_be_lacked: true, takes_boot_mode: false }
+}
+
 /// What decides about `ipmi-sidecar check`.
 const POWER_STATUS: Row = Row {
     path: "/power/status",
@@ -87,6 +94,7 @@ const COMMANDS: &[Row] = &[
     //       path,               word,        ipmitool's words, its line at success, or what reads its output
     POWER_STATUS,
     lacked_by_some(read("/power/reading", "reading", "dcmi power reading", power_reading)),
+    read_sensors("/sensors",    "sensors",   "-c sdr elist full"),
     read   ("/chassis",         "chassis",   "chassis status", chassis),
     change ("/power/on",        "on",        "power on",       "Chassis Power Control: Up/On"),
     change ("/power/off",       "off",       "power soft",     "Chassis Power Control: Soft"),
@@ -143,6 +151,11 @@ impl Command {
         matches!(self.0.effect, Effect::Change { .. })
     }
 
+    /// Whether it reads every sensor: see [`Effect::ReadSensors`].
+    pub const fn reads_sensors(self) -> bool {
+        matches!(self.0.effect, Effect::ReadSensors)
+    }
+
     /// Whether the server starts anew.
     pub const fn restarts(self) -> bool {
         matches!(self.0.effect, Effect::Change { restarts: true, .. })
@@ -166,7 +179,7 @@ impl Command {
     pub const fn success_line(self) -> Option<&'static str> {
         match self.0.effect {
             Effect::Change { success, .. } => Some(success),
-            Effect::Read { .. } => None,
+            Effect::Read { .. } | Effect::ReadSensors => None,
         }
     }
 
@@ -174,6 +187,7 @@ impl Command {
     pub fn answer(self, stdout: &str) -> Option<Answer> {
         match self.0.effect {
             Effect::Read { parse, .. } => parse(stdout),
+            Effect::ReadSensors => None, // it takes several runs, and bytes that are no text
             Effect::Change { success, .. } => stdout.lines().any(|line| line == success).then(|| Answer {
                 line: success.to_owned(),
                 members: vec![("output", success.into()), ("command", self.name().into())],
@@ -185,7 +199,7 @@ impl Command {
     pub const fn when_failed(self) -> Option<(&'static str, &'static str)> {
         match self.0.effect {
             Effect::Read { when_failed, .. } => when_failed,
-            Effect::Change { .. } => None,
+            Effect::ReadSensors | Effect::Change { .. } => None,
         }
     }
 }

@@ -180,6 +180,17 @@ impl Failure {
         Code::Busy.because("earlier commands took the time it had")
     }
 
+    /// The caller whose time was over while the sensors were being read.
+    pub fn still_reading() -> Self {
+        let failure = Code::Busy.because("it takes longer than this request may take");
+        Self { what: Some("The BMC is still reading its sensors"), ..failure }
+    }
+
+    /// The caller of a reading that ends with the program.
+    pub fn stopping() -> Self {
+        Code::Busy.because("the sidecar is stopping")
+    }
+
     /// The request whose own body came too late.
     pub fn body_too_late() -> Self {
         Code::Busy.because("its body took the time it had")

@@ -173,6 +173,11 @@ impl Handler {
         (self.bmcs.len(), self.keys.0.len())
     }
 
+    /// See [`Bmc::stop_sensors`].
+    pub fn stop_sensors(&self) {
+        self.bmcs.iter().for_each(|bmc| bmc.stop_sensors());
+    }
+
     /// Ends what runs, and cancels what waits.
     pub fn stop_now(&self) {
         self.bmcs.iter().for_each(|bmc| bmc.stop_now());

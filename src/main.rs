@@ -87,8 +87,10 @@ fn answer_cgi() -> Result<ExitCode, Exit> {
 
 /// The first step of troubleshooting: is the configuration right, and does each BMC answer, or this one?
 fn check(name: Option<&str>) -> Result<ExitCode, Exit> {
+    // A server may use its folder meanwhile.
+    let config = Config { state_dir: None, ..configure()? };
     let mut code = ExitCode::SUCCESS;
-    for result in startup::check(&prepare(configure()?)?, name)? {
+    for result in startup::check(&prepare(config)?, name)? {
         match result {
             Ok(line) => drop(print(&format!("{line}\n"))?),
             Err(why) => code = Exit::because(1, why).report(),

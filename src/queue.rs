@@ -2,7 +2,8 @@
 //! threads.
 //!
 //! Changes run one at a time, strictly in the order of their arrival. Reads run one at a time beside them, and callers
-//! of the same read share a run. So a change never waits for a dashboard, and the BMC sees at most two sessions.
+//! of the same read share a run. So a change never waits for a dashboard. Readings of all sensors run one at a time beside
+//! both, since one may take a minute. So the BMC sees at most three sessions.
 
 #[cfg(test)]
 mod tests;
@@ -25,16 +26,24 @@ const MAX_CHANGES_OF_A_KEY: usize = 4;
 /// A client that waits for an answer: a number that is given once.
 pub type ClientId = u64;
 
-/// Which of the two kinds of work; each has its own worker.
+/// Which kind of work; each has its own worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Change,
     Read,
+    Sensors,
 }
 
 impl Kind {
+    pub const ALL: [Self; 3] = [Self::Change, Self::Read, Self::Sensors];
+
     pub fn of(admitted: &Admitted) -> Self {
-        if admitted.command().is_change() { Self::Change } else { Self::Read }
+        let command = admitted.command();
+        match (command.is_change(), command.reads_sensors()) {
+            (true, _) => Self::Change,
+            (false, true) => Self::Sensors,
+            (false, false) => Self::Read,
+        }
     }
 
     /// What its worker is called.
@@ -42,6 +51,7 @@ impl Kind {
         match self {
             Self::Change => "changes",
             Self::Read => "reads",
+            Self::Sensors => "sensors",
         }
     }
 }
@@ -50,6 +60,7 @@ impl Kind {
 pub struct Queue {
     changes: Line,
     reads: Line,
+    sensors: Line,
     last_change_ended: Option<Instant>,
 }
 
@@ -112,6 +123,7 @@ impl Queue {
         match Kind::of(&admitted) {
             Kind::Change => self.enqueue_change(client, admitted),
             Kind::Read => Ok(self.enqueue_read(client, admitted, now)),
+            Kind::Sensors => Ok(self.enqueue_sensors(client, admitted)),
         }
     }
 
@@ -157,6 +169,18 @@ impl Queue {
         Enqueued::New
     }
 
+    /// With all callers, whether their reading waits or runs: it lasts as long as it likes, whoever waits for it.
+    fn enqueue_sensors(&mut self, client: ClientId, admitted: Arc<Admitted>) -> Enqueued {
+        let Line { waiting, running } = &mut self.sensors;
+        let shared = running.as_mut().map(|running| &mut running.job).or_else(|| waiting.front_mut());
+        if let Some(job) = shared {
+            job.add(client, admitted);
+            return Enqueued::Shared;
+        }
+        waiting.push_back(Job::new(client, admitted));
+        Enqueued::New
+    }
+
     /// Whether the same delivery waits or runs.
     pub fn has_delivery(&self, admitted: &Admitted) -> bool {
         let Line { waiting, running } = &self.changes;
@@ -173,14 +197,25 @@ impl Queue {
         place.and_then(|place| waiting.remove(place)).map_or_else(Vec::new, |job| job.clients)
     }
 
-    /// Cancels the client's request unless it has started. The command is not run if no other client waits for it.
+    /// Cancels the client's request unless it has started. The command is not run if no other client waits for it. A
+    /// caller also leaves a reading of sensors that runs. That goes on, for the callers to come.
     pub fn cancel(&mut self, client: ClientId) -> Option<Cancelled> {
-        [&mut self.changes, &mut self.reads].into_iter().find_map(|line| line.cancel(client))
+        let cancelled = [&mut self.changes, &mut self.reads, &mut self.sensors]
+            .into_iter()
+            .find_map(|line| line.cancel(client));
+        cancelled.or_else(|| self.leave_sensors(client))
+    }
+
+    fn leave_sensors(&mut self, client: ClientId) -> Option<Cancelled> {
+        let clients = &mut self.sensors.running.as_mut()?.job.clients;
+        let place = clients.iter().position(|(waiting, _)| *waiting == client)?;
+        Some(Cancelled { admitted: clients.remove(place).1, is_shared: true })
     }
 
     /// Cancels everything that has not started, and gives back the changes.
     pub fn cancel_all(&mut self) -> Vec<Arc<Admitted>> {
         self.reads.waiting.clear();
+        self.sensors.waiting.clear();
         let changes = self.changes.waiting.drain(..).flat_map(|job| job.clients);
         changes.map(|(_, admitted)| admitted).collect()
     }
@@ -189,7 +224,10 @@ impl Queue {
     pub fn start(&mut self, kind: Kind, now: Instant) -> Option<Start> {
         let line = self.line(kind);
         let mut job = line.waiting.pop_front()?;
-        if let Some(rest) = job.split(now) {
+        // A reading of sensors does not end with the time of a caller.
+        if kind != Kind::Sensors
+            && let Some(rest) = job.split(now)
+        {
             line.waiting.push_front(rest);
         }
         if kind == Kind::Change && job.is_abandoned() {
@@ -209,7 +247,7 @@ impl Queue {
         running.map_or_else(Vec::new, |running| running.job.clients.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Whether nothing runs and nothing waits.
+    /// Whether nothing runs and nothing waits. A reading of sensors is not waited for.
     pub fn is_idle(&self) -> bool {
         [&self.changes, &self.reads].iter().all(|line| line.running.is_none() && line.waiting.is_empty())
     }
@@ -218,6 +256,7 @@ impl Queue {
         match kind {
             Kind::Change => &mut self.changes,
             Kind::Read => &mut self.reads,
+            Kind::Sensors => &mut self.sensors,
         }
     }
 }

@@ -109,9 +109,11 @@ impl Admitted {
         self.deadline.checked_sub(self.needs()).unwrap_or(self.received)
     }
 
-    /// How long it may wait in the queue. A delivery that was carried out before is answered until its deadline.
+    /// How long it may wait in the queue. A delivery that was carried out before is answered until its deadline. So are
+    /// sensors, whose reading may have begun for another caller.
     pub fn waits_until(&self) -> Instant {
-        if self.delivery.is_some() { self.deadline } else { self.starts_until() }
+        let is_answered_late = self.delivery.is_some() || self.command().reads_sensors();
+        if is_answered_late { self.deadline } else { self.starts_until() }
     }
 
     /// Whether it is the other delivery once more.

@@ -71,6 +71,12 @@ const UNITS: &[(&str, &str, Option<&str>)] = &[
     ("Joules",    "J",       None),
 ];
 
+/// The status of a sensor that gives none.
+const NO_READING: &str = "ns";
+
+/// A line of the log names fewer sensors than this: it stays readable.
+const MAX_TOLD: usize = 8;
+
 /// Units that say there is none.
 const NO_UNIT: [&[u8]; 3] = [b"", b"unspecified", b"none"];
 
@@ -118,14 +124,26 @@ pub fn read(stdout: &[u8]) -> Option<Vec<Sensor>> {
 /// The reply's members, with a list that was complete so long ago.
 #[must_use]
 pub fn answer(sensors: &[Sensor], age: Duration) -> Answer {
-    let bad = sensors.iter().filter(|sensor| sensor.status != "ok").count();
     Answer {
-        line: format!("{} sensors, {bad} of them not ok", sensors.len()),
+        line: summary(sensors),
         members: vec![
             ("sensors", sensors.iter().map(Sensor::to_json).collect()),
             ("age", age.as_secs().into()),
         ],
     }
+}
+
+/// One line for the log: how many there are, and which are not ok. An id is plain, whatever the BMC calls the sensor.
+fn summary(sensors: &[Sensor]) -> String {
+    let silent = sensors.iter().filter(|sensor| sensor.status == NO_READING).count();
+    let bad = sensors.iter().filter(|sensor| !["ok", NO_READING].contains(&sensor.status));
+    let bad: Vec<_> = bad.map(|sensor| format!("{} ({})", sensor.id, sensor.status)).collect();
+    let not_ok = match bad.get(..MAX_TOLD) {
+        Some(first) => format!("{} and {} more", first.join(", "), bad.len() - MAX_TOLD),
+        None if bad.is_empty() => "none".to_owned(),
+        None => bad.join(", "),
+    };
+    format!("sensors: {}, without a reading: {silent}, not ok: {not_ok}", sensors.len())
 }
 
 impl Sensor {

@@ -72,6 +72,27 @@ pub const INTERRUPT_GRACE: Duration = Duration::from_millis(300);
 /// A killed process is gone at once, unless the kernel itself is stuck. Then it is left to the kernel.
 pub const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 
+// Sensors.
+
+/// To read all sensors, whoever waits. Some BMCs need 30 s, and a list that is not whole is read once more.
+pub const READING_SENSORS: Duration = Duration::from_secs(60);
+
+/// A list that is younger is given again without a run: one dashboard asks several times for its tiles.
+pub const SENSORS_AGAIN: Duration = Duration::from_secs(5);
+
+/// A caller that cannot wait for a reading gets the last list, unless that is older. Temperatures move within minutes.
+pub const SENSORS_LAST: Duration = Duration::from_secs(300);
+
+/// The BMC is asked so often whether it is still the one whose definitions are kept. A BMC that gets another firmware is
+/// silent for longer.
+pub const DEFINITIONS_CHECKED: Duration = Duration::from_secs(60);
+
+/// Definitions are read anew this often: not every BMC says when they change.
+pub const DEFINITIONS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Definitions that could not be had whole are not tried again sooner: they take longer than a list.
+pub const DEFINITIONS_AGAIN: Duration = Duration::from_secs(600);
+
 // What is remembered.
 
 /// A disk that has noted nothing in this time hangs. In less time, the machine may just be busy.
@@ -117,6 +138,9 @@ pub const GUESSES: Duration = Duration::from_secs(60);
 /// Between two looks whether the sidecar that ran before is done.
 pub const SUCCESSION_POLL: Duration = Duration::from_millis(50);
 
+/// For a reading of sensors that is ended with the program. Its disk may hang.
+pub const LAST_SENSORS: Duration = Duration::from_secs(1);
+
 /// For the last lines of a log that a file takes.
 pub const LAST_LINES: Duration = Duration::from_millis(200);
 
@@ -136,6 +160,9 @@ const _: () = assert!(SHARED_READ_NEEDS.as_millis() * 2 <= MIN_REQUEST_TIMEOUT);
 const _: () = assert!(READ_NEEDS.as_millis() < SHARED_READ_NEEDS.as_millis());
 // A run that is stopped is answered by its deadline.
 const _: () = assert!(INTERRUPT_GRACE.as_millis() + REAP_TIMEOUT.as_millis() < READ_NEEDS.as_millis());
+const _: () = assert!(INTERRUPT_GRACE.as_millis() + 2 * REAP_TIMEOUT.as_millis() < LAST_SENSORS.as_millis());
+// A list that is given again is not too old to be the last one.
+const _: () = assert!(SENSORS_AGAIN.as_millis() < SENSORS_LAST.as_millis());
 // `ipmitool` itself gives up a change before it is killed: 4 s and one try.
 const _: () = assert!(4_000 + INTERRUPT_GRACE.as_millis() < CHANGE_NEEDS.as_millis());
 const _: () = assert!(HEALTHCHECK_TIMEOUT.as_millis() < 1_000);

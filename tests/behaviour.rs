@@ -19,7 +19,9 @@ mod behaviour {
     mod rotation;
     mod routes;
     mod secrets;
+    mod sensors;
     mod several_servers;
+    mod slow_sensors;
     mod startup;
     mod stopping;
     mod versions;

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::auth::Authorised;
-use crate::process::Invocation;
+use crate::process::{Invocation, MAX_OUTPUT};
 use crate::secret::{Credential, Secret};
 use crate::server::Server;
 use crate::timing::{CHANGE_PATIENCE, READ_PATIENCE};
@@ -27,6 +27,22 @@ pub struct Target {
     pub boot_mode: BootMode,
 }
 
+/// The list of 180 sensors has 21 KB. A server has a few hundred of them, and their names may be of any kind.
+const MAX_SENSOR_OUTPUT: usize = 512 * 1024;
+
+/// The runs that read the sensors.
+#[derive(Debug, Clone, Copy)]
+pub enum SensorPart<'a> {
+    /// How many definitions the BMC has, and when they changed (IPMI 2.0, 33.9).
+    Repository,
+    /// The BMC's model and firmware (IPMI 2.0, 20.1).
+    Controller,
+    /// Writes the definitions to a file.
+    Dump(&'a Path),
+    /// Reads every sensor, by the definitions in a file or by those of the BMC.
+    List(Option<&'a Path>),
+}
+
 /// `nas: 192.0.2.1:623 as admin`: how the log names it.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +53,13 @@ impl fmt::Display for Target {
 /// A user is text: its check was made on text.
 fn text(user: &Secret) -> Cow<'_, str> {
     String::from_utf8_lossy(user.expose())
+}
+
+impl Target {
+    /// What decides which controller answers: the address, and the extra arguments, which can name one behind it.
+    pub fn address(&self) -> String {
+        format!("{}:{} {}", self.host, self.port, self.extra.0.join(" "))
+    }
 }
 
 /// User, password and KG key as of one moment.
@@ -251,7 +274,12 @@ impl ExtraArguments {
 impl Target {
     /// Asks the program for its version.
     pub fn version_question(&self) -> Invocation {
-        Invocation { program: self.program.clone(), arguments: vec!["-V".to_owned()], secrets: Vec::new() }
+        Invocation {
+            program: self.program.clone(),
+            arguments: vec!["-V".to_owned()],
+            secrets: Vec::new(),
+            max_output: MAX_OUTPUT,
+        }
     }
 
     /// Keeps the login as it is now; see [`Credential::watch`].
@@ -269,6 +297,37 @@ impl Target {
 
     /// Nothing in the command line comes from a request.
     pub fn invocation(&self, authorised: &Authorised, login: &Login) -> Invocation {
+        self.with_words(authorised, login, authorised.command().name().split(' '))
+    }
+
+    /// A part of reading the sensors. `None` if the command is another one, or the folder's name is no UTF-8.
+    pub fn sensor_invocation(
+        &self,
+        authorised: &Authorised,
+        login: &Login,
+        part: &SensorPart,
+    ) -> Option<Invocation> {
+        let command = Some(authorised.command()).filter(|command| command.reads_sensors())?;
+        let list = command.name().split(' ');
+        Some(match part {
+            SensorPart::Repository => self.with_words(authorised, login, ["sdr", "info"].into_iter()),
+            SensorPart::Controller => self.with_words(authorised, login, ["mc", "info"].into_iter()),
+            SensorPart::Dump(file) => {
+                self.with_words(authorised, login, ["sdr", "dump", file.to_str()?].into_iter())
+            }
+            SensorPart::List(None) => self.with_words(authorised, login, list),
+            SensorPart::List(Some(file)) => {
+                self.with_words(authorised, login, ["-S", file.to_str()?].into_iter().chain(list))
+            }
+        })
+    }
+
+    fn with_words<'a>(
+        &self,
+        authorised: &Authorised,
+        login: &Login,
+        words: impl Iterator<Item = &'a str>,
+    ) -> Invocation {
         let command = authorised.command();
         // Without -v a wrong password and a dead host fail with the same words.
         let mut arguments: Vec<String> = ["-I", "lanplus", "-v"].map(str::to_owned).into();
@@ -288,11 +347,12 @@ impl Target {
             add(&["-L", self.privilege.0]);
         }
         arguments.extend(self.extra.0.iter().cloned());
-        arguments.extend(command.name().split(' ').map(str::to_owned));
+        arguments.extend(words.map(str::to_owned));
         if command.takes_boot_mode() {
             arguments.extend(self.boot_mode.0.iter().map(|word| (*word).to_owned()));
         }
-        Invocation { program: self.program.clone(), arguments, secrets }
+        let max_output = if command.reads_sensors() { MAX_SENSOR_OUTPUT } else { MAX_OUTPUT };
+        Invocation { program: self.program.clone(), arguments, secrets, max_output }
     }
 }
 
@@ -397,9 +457,11 @@ mod tests {
             let authorised = keys.authorise(&head, &Server::PLAIN, command).unwrap();
             let arguments = target.invocation(&authorised, &target.login()).arguments;
             let (options, free) = as_ipmitool_reads(&arguments);
+            let is_list = command.reads_sensors();
             let mode = if command.takes_boot_mode() { boot_mode.0 } else { &[] };
-            let words: Vec<_> = command.name().split(' ').chain(mode.iter().copied()).collect();
-            prop_assert_eq!(free, words);
+            let words = command.name().trim_start_matches("-c ").split(' ').chain(mode.iter().copied());
+            prop_assert_eq!(free, words.collect::<Vec<_>>());
+            prop_assert_eq!(options.contains(&('c', "")), is_list);
             let (seconds, tries) = if command.is_change() { ("4", "1") } else { ("2", "2") };
             for (option, value) in [
                 ('I', "lanplus"),
@@ -417,7 +479,7 @@ mod tests {
                 prop_assert_eq!(values, [&(option, value)]);
             }
             prop_assert_eq!(options.iter().filter(|(option, _)| *option == 'K').count(), usize::from(kg_key.is_some()));
-            let others = options.iter().filter(|(option, _)| !"IvNRHpUECLK".contains(*option));
+            let others = options.iter().filter(|(option, _)| !"IvNRHpUECLKc".contains(*option));
             for (option, value) in others {
                 prop_assert!("oAltbTB".contains(*option) && !value.is_empty(), "-{} {}", option, value);
             }

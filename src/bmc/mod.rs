@@ -2,10 +2,12 @@
 //! another BMC.
 
 pub mod arguments;
+mod definitions;
 mod lacked;
 pub mod outcome;
 mod rejected;
 mod repeats;
+mod sensors;
 pub mod version;
 mod worker;
 
@@ -23,6 +25,7 @@ use self::lacked::Lacked;
 use self::outcome::read_outcome;
 use self::rejected::Rejected;
 pub use self::repeats::{Guesses, Repeats};
+use self::sensors::Sensors;
 use self::version::{Judged, Version};
 pub use self::worker::Deliver;
 use self::worker::Workers;
@@ -33,7 +36,8 @@ use crate::history::alerts::Skip;
 use crate::history::file::HistoryFile;
 use crate::history::{Asked, Ending, Objection, Stored};
 use crate::http::Response;
-use crate::process::{self, Interrupt};
+use crate::process::{self, Interrupt, Invocation, Outcome};
+use crate::queue::Kind;
 use crate::readings::Answer;
 use crate::request::Admitted;
 use crate::server::Server;
@@ -51,6 +55,7 @@ pub struct Bmc {
     interrupt: Interrupt,
     rejected: Mutex<Option<Rejected>>,
     lacked: Mutex<Lacked>,
+    sensors: Sensors,
     /// What its log lines about reads repeat.
     repeats: Mutex<Repeats>,
 }
@@ -65,7 +70,7 @@ enum Done {
 
 impl Bmc {
     pub fn new(target: Target, history: HistoryFile, interrupt: Interrupt) -> Self {
-        let (workers, rejected, lacked, repeats) = Default::default();
+        let (workers, rejected, lacked, sensors, repeats) = Default::default();
         Self {
             target,
             version: OnceLock::new(),
@@ -75,6 +80,7 @@ impl Bmc {
             interrupt,
             rejected,
             lacked,
+            sensors,
             repeats,
         }
     }
@@ -132,12 +138,20 @@ impl Bmc {
     /// Runs the command and answers, by its deadline at the latest. Blocks. If a locked file keeps other processes away,
     /// the run holds it as well.
     pub fn carry_out(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Response {
-        let result = if admitted.command().is_change() {
-            self.attempt_once(admitted, lock)
-        } else {
-            self.attempt(admitted, lock).map(Done::Now)
+        let result = match Kind::of(admitted) {
+            Kind::Change => self.attempt_once(admitted, lock),
+            Kind::Read => self.attempt(admitted, lock).map(Done::Now),
+            Kind::Sensors => self.read_sensors(admitted, lock).map(Done::Now),
         };
         self.answer(admitted, result)
+    }
+
+    /// Answers a request whose time is over before its command has started, or while its sensors are being read.
+    pub fn give_up_late(&self, admitted: &Admitted) -> Response {
+        if admitted.command().reads_sensors() {
+            return self.late_sensors(admitted, Failure::still_reading());
+        }
+        self.give_up(admitted, Failure::too_late())
     }
 
     /// Answers a request whose command has not started.
@@ -219,8 +233,12 @@ impl Bmc {
         }
     }
 
-    /// The answer to a delivery that was answered before. It needs no run, and so no place in the queue.
+    /// The answer to a delivery that was answered before, or to sensors that were read a moment ago. It needs no run, and
+    /// so no place in the queue.
     pub fn known_answer(&self, admitted: &Admitted) -> Option<Response> {
+        if admitted.command().reads_sensors() {
+            return self.recent_sensors(admitted);
+        }
         let asked = admitted.asked();
         asked.delivery.as_ref()?;
         match self.history.known_objection(&asked)? {
@@ -235,14 +253,18 @@ impl Bmc {
         if admitted.is_too_late(Instant::now()) {
             return Err(Failure::too_late());
         }
+        self.ask(admitted.command(), |login| self.run(admitted, login, lock))
+    }
+
+    /// Asks the BMC, unless it rejected this login or lacks this command. Learns from what it says.
+    fn ask<T>(&self, command: Command, run: impl FnOnce(&Login) -> Result<T, Failure>) -> Result<T, Failure> {
         let login = self.target.login();
         let known =
             locked(&self.rejected).as_ref().and_then(|rejected| rejected.recall(&login, Instant::now()));
-        let command = admitted.command();
         if let Some(failure) = known.or_else(|| locked(&self.lacked).recall(command, Instant::now())) {
             return Err(failure);
         }
-        let result = self.run(admitted, &login, lock);
+        let result = run(&login);
         if let Err(failure) = &result {
             locked(&self.lacked).learn(command, failure, Instant::now());
         }
@@ -258,24 +280,35 @@ impl Bmc {
     }
 
     fn run(&self, admitted: &Admitted, login: &Login, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
+        let invocation = self.target.invocation(admitted.authorised(), login);
+        let outcome = self.invoke(invocation, lock, admitted.deadline(), &self.interrupt)?;
+        read_outcome(admitted.command(), &outcome, *self.version.get().unwrap_or(&Version::Telling))
+    }
+
+    fn invoke(
+        &self,
+        mut invocation: Invocation,
+        lock: Option<OwnedFd>,
+        deadline: Instant,
+        interrupt: &Interrupt,
+    ) -> Result<Outcome, Failure> {
         if self.version.get().is_none()
             && let (_, Some(warning)) =
                 self.ask_version().map_err(|why| Code::IpmitoolMissing.because(why))?
         {
             debug!("{warning}");
         }
-        let mut invocation = self.target.invocation(admitted.authorised(), login);
         debug!("{}running {}", self.server(), invocation.pasteable());
         if self.runs_end_with_us {
             invocation =
                 invocation.ends_with_us().map_err(|error| Code::Internal.because(error.to_string()))?;
         }
-        let outcome = process::run(&invocation, lock, admitted.deadline(), &self.interrupt);
+        let outcome = process::run(&invocation, lock, deadline, interrupt);
         debug!("{}{outcome}", self.server());
-        read_outcome(admitted.command(), &outcome, *self.version.get().unwrap_or(&Version::Telling))
+        Ok(outcome)
     }
 
-    /// Every read for the operator at the command line: a line each. Each has this time.
+    /// Every read for the operator at the command line: a line each. Each has this time, and the sensors have their own.
     ///
     /// # Errors
     /// Why there is no power status, explained. A BMC may lack any other read.
@@ -283,8 +316,16 @@ impl Bmc {
         let mut lines = Vec::new();
         for read in Authorised::reads_for_operator(self.server()) {
             let command = read.command();
-            let admitted = Admitted::new(read, None, "the command line".to_owned(), Instant::now(), timeout);
-            lines.push(match self.attempt(&admitted, None) {
+            let begun = Instant::now();
+            let admitted = Admitted::new(read, None, "the command line".to_owned(), begun, timeout);
+            let result = match Kind::of(&admitted) {
+                Kind::Sensors => self.read_sensors(&admitted, None),
+                Kind::Read | Kind::Change => self.attempt(&admitted, None),
+            };
+            lines.push(match result {
+                Ok(answer) if command.reads_sensors() => {
+                    format!("{}; read in {:.1} s", answer.line, begun.elapsed().as_secs_f64())
+                }
                 Ok(answer) => answer.line,
                 Err(failure) if command == Command::POWER_STATUS => return Err(failure.explain()),
                 Err(failure) if failure.code() == Code::BmcUnsupported => {

@@ -77,10 +77,12 @@ const NO_SESSION_AT_ALL: &str = "Unable to establish IPMI v2 / RMCP+ session";
 const ASSERTION: &str = "Assertion `";
 
 /// A read that was sent, and that the BMC did not answer.
-const NO_REPLY: [&str; 3] = [
+const NO_REPLY: &[&str] = &[
     "Unable to get Chassis Power Status",
     "Error sending Chassis Status command",
     "Unable to get DCMI information",
+    "Get SDR Repository Info command failed",
+    "Get Device ID command failed",
 ];
 
 /// Lines that tell nothing of the cause: the end of every failed login, and those that also stand beside a success.
@@ -147,8 +149,13 @@ pub fn read_outcome(command: Command, outcome: &Outcome, version: Version) -> Re
     if let Some(answer) = command.answer(whole_lines(&outcome.stdout, &outcome.stdout.text())) {
         return Ok(answer);
     }
+    Err(explain(command, outcome, version))
+}
+
+/// Why a run gave no answer.
+pub fn explain(command: Command, outcome: &Outcome, version: Version) -> Failure {
     let stderr = outcome.stderr.text();
-    Err(failure(command, outcome, &stderr, version).with_words(words(&stderr)))
+    failure(command, outcome, &stderr, version).with_words(words(&stderr))
 }
 
 fn failure(command: Command, outcome: &Outcome, stderr: &str, version: Version) -> Failure {
@@ -241,6 +248,7 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("DCMI request failed because", ": "),
     ("Error sending Chassis Status command", ": "),
     ("Error obtaining SDR info", ": "),
+    ("Get SDR Repository Info command failed", ": "),
 ];
 
 /// The BMC's reason, if the line says that the BMC declined the command itself.

@@ -1,4 +1,4 @@
-//! The threads of one BMC, one for changes and one for reads. Each starts when it is first needed. They take from the
+//! The threads of one BMC: for changes, for reads, and for readings of all sensors. Each starts when it is first needed. They take from the
 //! queue, run, and deliver.
 
 use std::fmt;
@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log, warn};
 
@@ -15,6 +15,7 @@ use crate::failure::{Code, Failure};
 use crate::http::Response;
 use crate::queue::{Cancelled, ClientId, Enqueued, Kind, Queue, Start};
 use crate::request::Admitted;
+use crate::timing::LAST_SENSORS;
 
 /// Takes the reply for these clients. It must not block.
 pub type Deliver = dyn Fn(&[ClientId], &Response) + Send + Sync;
@@ -26,6 +27,8 @@ pub(super) struct Workers {
     change_waits: Condvar,
     /// The same for reads.
     read_waits: Condvar,
+    /// The same for readings of sensors.
+    sensors_wait: Condvar,
     /// Those that were needed so far.
     threads: Mutex<Vec<(Kind, JoinHandle<()>)>>,
     deliver: OnceLock<Arc<Deliver>>,
@@ -57,6 +60,7 @@ impl Workers {
         match kind {
             Kind::Change => &self.change_waits,
             Kind::Read => &self.read_waits,
+            Kind::Sensors => &self.sensors_wait,
         }
     }
 
@@ -82,6 +86,7 @@ impl Bmc {
     /// When the system has no thread left.
     pub fn start_workers(&self, deliver: &Arc<Deliver>) -> io::Result<()> {
         self.target.watch()?;
+        self.sensors.open()?;
         let _ = self.workers.deliver.set(deliver.clone()); // it is set once
         Ok(())
     }
@@ -150,7 +155,7 @@ impl Bmc {
             (Err(failure), _) => return Err(self.refuse(&admitted, &failure)),
             (Ok(Enqueued::Shared), Kind::Change) => debug!("{admitted} waits for the same delivery"),
             (Ok(Enqueued::New), Kind::Change) => info!("{admitted} accepted"),
-            (Ok(_), Kind::Read) => {}
+            (Ok(_), Kind::Read | Kind::Sensors) => {}
         }
         self.workers.waits(kind).notify_one();
         Ok(())
@@ -181,8 +186,14 @@ impl Bmc {
         self.workers.state().queue.cancel(client)
     }
 
+    /// Ends a reading of sensors, which nobody needs any more. Its callers get the last list.
+    pub fn stop_sensors(&self) {
+        self.sensors.stop();
+    }
+
     /// Ends what runs, and cancels what waits.
     pub fn stop_now(&self) {
+        self.stop_sensors();
         for admitted in self.workers.state().queue.cancel_all() {
             warn!("{admitted} not run: told to stop at once");
         }
@@ -194,14 +205,22 @@ impl Bmc {
         self.workers.state().queue.is_idle()
     }
 
-    /// Waits for the workers, which end once the queue is empty.
+    /// Waits for the workers, which end once the queue is empty. The one that reads sensors may wait for a disk that hangs.
     pub fn join_workers(&self) {
+        self.stop_sensors();
         self.workers.state().is_closed = true;
-        for kind in [Kind::Change, Kind::Read] {
+        for kind in Kind::ALL {
             self.workers.waits(kind).notify_one();
         }
         let threads = std::mem::take(&mut *self.workers.threads());
-        for (_, thread) in threads {
+        let until = Instant::now() + LAST_SENSORS;
+        for (kind, thread) in threads {
+            while kind == Kind::Sensors && !thread.is_finished() {
+                if Instant::now() >= until {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(1)); // its run has been told to end, and is about to
+            }
             let _ = thread.join(); // a worker's panics are caught where they happen
         }
     }

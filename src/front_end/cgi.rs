@@ -1,7 +1,7 @@
 //! The second front end: CGI variables in, `Status:` lines out (RFC 3875). One process is one request.
 //!
-//! Processes know nothing of each other. With `STATE_DIR`, changes and reads each have a locked file there, so that
-//! changes stay in order and the BMC sees at most two sessions.
+//! Processes know nothing of each other. With `STATE_DIR`, changes, reads and readings of sensors each have a locked file
+//! there, so that changes stay in order and the BMC sees at most three sessions.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -27,6 +27,7 @@ use crate::handler::{Admission, Handler, with_body};
 use crate::http::body::{Framing, MAX_BODY};
 use crate::http::head::parse_length;
 use crate::http::{Head, HeadError, Method, Response};
+use crate::queue::Kind;
 use crate::request::Admitted;
 use crate::timing::{CGI_DRAIN_TIMEOUT, RECEIVE_TIMEOUT};
 
@@ -206,7 +207,8 @@ impl Body {
 /// the order in which they came.
 fn wait_for_turn(admitted: &Admitted, folder: Option<&Path>) -> Result<Option<File>, Failure> {
     let Some(folder) = folder else { return Ok(None) };
-    let path = folder.join(if admitted.command().is_change() { "changes.lock" } else { "reads.lock" });
+    let kind = Kind::of(admitted);
+    let path = folder.join(format!("{}.lock", kind.name()));
     let failed =
         |error| Code::Internal.because(format!("locking {}, as STATE_DIR says: {error}", path.display()));
     let mut options = OpenOptions::new();
@@ -216,7 +218,9 @@ fn wait_for_turn(admitted: &Admitted, folder: Option<&Path>) -> Result<Option<Fi
     let (sender, receiver) = mpsc::sync_channel(1);
     let wait = move || sender.send(flock(&file, FlockOperation::LockExclusive).map(|()| file));
     thread::Builder::new().spawn(wait).map_err(failed)?;
-    match receiver.recv_timeout(admitted.waits_until().saturating_duration_since(Instant::now())) {
+    // Here a reading of sensors has no more time than its caller.
+    let until = if kind == Kind::Sensors { admitted.starts_until() } else { admitted.waits_until() };
+    match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
         Ok(locked) => locked.map(Some).map_err(|error| failed(error.into())),
         Err(_) => Err(Failure::too_late()),
     }

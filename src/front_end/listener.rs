@@ -173,6 +173,7 @@ impl Server<'_> {
         if count > 0 && self.listener.take().is_some() {
             self.accept_again = None;
             self.clients.retain(|_, client| !client.is_receiving());
+            self.handler.stop_sensors();
             info!("told to stop by signal {signal}; requests to finish first: {}", self.clients.len());
             count -= 1;
         }
@@ -357,7 +358,7 @@ impl Server<'_> {
             self.step(id, |_, client, now| match client.expire(now) {
                 (_, Some(bmc)) => match bmc.cancel(id) {
                     Some(cancelled) => {
-                        let response = bmc.give_up(&cancelled.admitted, Failure::too_late());
+                        let response = bmc.give_up_late(&cancelled.admitted);
                         client.reply(&response, now)
                     }
                     None => client.wait_for_answer(),

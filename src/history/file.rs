@@ -43,8 +43,9 @@ impl HistoryFile {
         Self { cooldown, history: Mutex::default(), lock: Mutex::default(), writer, path }
     }
 
+    /// Where it is kept.
     pub fn folder(&self) -> Option<&Path> {
-        self.path.as_ref()?.parent()
+        self.path.as_deref()?.parent()
     }
 
     /// Takes the folder for this server alone, reads what was attempted before, and makes sure that more can be noted.

@@ -31,7 +31,7 @@ use crate::secret::Secret;
 use crate::timing::{INTERRUPT_GRACE, REAP_TIMEOUT};
 
 /// `ipmitool -v` prints about 2 KiB. Output beyond the cap is read and thrown away.
-const MAX_OUTPUT: usize = 64 * 1024;
+pub const MAX_OUTPUT: usize = 64 * 1024;
 
 /// A quarter of what a pipe holds by default: a flood of output costs few system calls, and a worker's stack stays small.
 const CHUNK: usize = 16 * 1024;
@@ -48,6 +48,8 @@ pub struct Invocation {
     pub program: PathBuf,
     pub arguments: Vec<String>,
     pub secrets: Vec<(&'static str, Secret)>,
+    /// Bytes that are kept of each output.
+    pub max_output: usize,
 }
 
 impl Invocation {
@@ -155,7 +157,7 @@ pub fn run(
     };
     let pid = Pid::from_child(&child);
     running(pid);
-    let outcome = match Run::new(child) {
+    let outcome = match Run::new(child, invocation.max_output) {
         Ok(run) => run.watch(deadline, interrupt),
         // It has started, and may have sent its command before it was killed.
         Err(error) => {
@@ -185,12 +187,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(mut child: Child) -> io::Result<Self> {
+    fn new(mut child: Child, max_output: usize) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let watched = || {
             let exited = pidfd_open(pid, PidfdFlags::empty())?;
-            Ok((exited, Reader::new(stdout.map(OwnedFd::from))?, Reader::new(stderr.map(OwnedFd::from))?))
+            let reader = |pipe| Reader::new(pipe, max_output);
+            Ok((exited, reader(stdout.map(OwnedFd::from))?, reader(stderr.map(OwnedFd::from))?))
         };
         match watched() {
             Ok((exited, stdout, stderr)) => Ok(Self { child, pid, exited, stdout, stderr }),
@@ -257,14 +260,15 @@ impl Run {
 struct Reader {
     pipe: Option<OwnedFd>,
     kept: Output,
+    most: usize,
 }
 
 impl Reader {
-    fn new(pipe: Option<OwnedFd>) -> io::Result<Self> {
+    fn new(pipe: Option<OwnedFd>, most: usize) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             ioctl_fionbio(pipe, true)?;
         }
-        Ok(Self { pipe, kept: Output::default() })
+        Ok(Self { pipe, kept: Output::default(), most })
     }
 
     /// Takes a chunk of what is there. True if there may be more.
@@ -278,7 +282,7 @@ impl Reader {
                 false
             }
             Ok(length) => {
-                let room = MAX_OUTPUT - self.kept.bytes.len();
+                let room = self.most - self.kept.bytes.len();
                 self.kept.bytes.extend_from_slice(&chunk[..length.min(room)]);
                 self.kept.truncated |= length > room;
                 length == CHUNK

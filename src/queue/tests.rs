@@ -361,3 +361,59 @@ fn a_read_is_run_though_its_client_has_left() {
     assert!(scene.queue.cancel_abandoned(1).is_empty());
     assert_eq!(scene.start(Kind::Read), Some("power status"));
 }
+
+const LIST: &str = "-c sdr elist full";
+
+#[test]
+fn all_callers_share_one_reading_of_sensors_whenever_they_come() {
+    let mut scene = Scene::new();
+    let first = scene.ask(LIST);
+    let waiting = scene.ask(LIST);
+    assert_eq!(scene.start(Kind::Sensors), Some(LIST));
+    scene.at(20.0).ask("power on");
+    scene.start(Kind::Change);
+    scene.finish(Kind::Change);
+    let late = scene.request(LIST, "", Duration::from_secs(8));
+    assert_eq!(scene.enqueue(late), Ok(Enqueued::Shared));
+    let last = scene.clients;
+    assert_eq!(scene.start(Kind::Sensors), None, "one run at a time");
+    assert_eq!(scene.finish(Kind::Sensors), [first, waiting, last]);
+}
+
+#[test]
+fn a_caller_with_little_time_does_not_read_sensors_apart() {
+    let mut scene = Scene::new();
+    let hurried = scene.request(LIST, "", TIMEOUT.checked_sub(SECOND).unwrap());
+    scene.enqueue(hurried).unwrap();
+    scene.ask(LIST);
+    assert_eq!(scene.start(Kind::Sensors), Some(LIST));
+    assert_eq!(scene.finish(Kind::Sensors), [1, 2]);
+}
+
+#[test]
+fn a_caller_leaves_a_reading_that_runs_and_that_goes_on() {
+    let mut scene = Scene::new();
+    let [leaves, stays] = [(), ()].map(|()| scene.ask(LIST));
+    scene.start(Kind::Sensors);
+    assert!(scene.queue.cancel(leaves).unwrap().is_shared);
+    assert!(scene.queue.cancel(leaves).is_none());
+    assert_eq!(scene.finish(Kind::Sensors), [stays]);
+    let alone = scene.ask(LIST);
+    assert!(!scene.queue.cancel(alone).unwrap().is_shared, "it has not begun");
+    assert_eq!(scene.start(Kind::Sensors), None);
+}
+
+#[test]
+fn neither_a_status_nor_a_change_nor_the_end_waits_for_sensors() {
+    let mut scene = Scene::new();
+    scene.ask(LIST);
+    scene.start(Kind::Sensors);
+    scene.ask("power status");
+    scene.ask("power on");
+    assert_eq!(scene.start(Kind::Read), Some("power status"));
+    assert_eq!(scene.start(Kind::Change), Some("power on"));
+    assert!(!scene.queue.is_idle());
+    scene.finish(Kind::Read);
+    scene.finish(Kind::Change);
+    assert!(scene.queue.is_idle());
+}

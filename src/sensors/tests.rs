@@ -147,7 +147,7 @@ fn what_is_cut_off_or_no_list_is_no_answer() {
 fn the_reply_has_the_members_of_the_contract() {
     let stdout = row("Fan 2,0,RPM,Lower Critical", "Fan") + "PS2,18h,ok,10.1,Failure detected\n";
     let answer = answer(&read(stdout.as_bytes()).unwrap(), Duration::from_millis(12_999));
-    assert_eq!(answer.line, "2 sensors, 1 of them not ok");
+    assert_eq!(answer.line, "sensors: 2, without a reading: 0, not ok: fan_2 (Lower Critical)");
     let sensors = json!([
         {"id": "fan_2", "name": "Fan 2", "type": "fan", "value": 0.0, "unit": "rpm", "status": "Lower Critical",
             "entity": "7.1"},
@@ -155,6 +155,16 @@ fn the_reply_has_the_members_of_the_contract() {
             "entity": "10.1", "state": "Failure detected"},
     ]);
     assert_eq!(answer.members, [("sensors", sensors), ("age", json!(12))]);
+}
+
+#[test]
+fn the_line_of_the_log_is_short_and_plain_whatever_the_names_are() {
+    let line = |stdout: &str| answer(&read(stdout.as_bytes()).unwrap(), Duration::ZERO).line;
+    let good = row("a\n\u{7},1,degrees C,ok", "Temperature");
+    assert_eq!(line(&good), "sensors: 1, without a reading: 0, not ok: none");
+    let bad = row("Fan \u{1b}[31m,1,RPM,Lower Critical", "Fan");
+    let told = line(&bad.repeat(9));
+    assert!(told.ends_with("fan___31m_8 (Lower Critical) and 1 more") && told.is_ascii(), "{told}");
 }
 
 /// Rows, parts of rows, and bytes that BMCs should not send.

@@ -13,7 +13,17 @@ const IO: [(&str, &[&str]); 4] = [
         "std::thread",
         &["log.rs", "secret.rs", "process/", "history/writer.rs", "bmc/worker.rs", "front_end", "startup.rs"],
     ),
-    ("std::fs", &["process/", "secret.rs", "history/file.rs", "history/writer.rs", "front_end/cgi.rs"]),
+    (
+        "std::fs",
+        &[
+            "process/",
+            "secret.rs",
+            "history/file.rs",
+            "history/writer.rs",
+            "bmc/definitions.rs",
+            "front_end/cgi.rs",
+        ],
+    ),
 ];
 
 #[test]

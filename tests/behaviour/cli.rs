@@ -58,20 +58,27 @@ fn healthcheck_fails_when_nothing_replies() {
 fn check_prints_a_line_of_each_read() {
     for (bmc, state) in [(SimulatedBmc::on(), "on"), (SimulatedBmc::off(), "off")] {
         let checked = Sidecar::with_bmc(bmc).run(&["check"]).exits(0);
-        let expected = format!("Chassis Power is {state}\nreading: this BMC has none\nno faults reported\n");
+        let expected = format!(
+            "Chassis Power is {state}\nreading: this BMC has none\nsensors: this BMC has none\nno faults reported\n"
+        );
         assert_eq!(checked.stdout, expected);
     }
 }
 
 #[test]
-fn check_prints_watts_and_faults() {
+fn check_prints_watts_sensors_and_faults() {
     let broken = "case \"$*\" in
         *'power status') echo 'Chassis Power is on' ;;
         *dcmi*) echo 'Instantaneous power reading: 182 Watts' ;;
+        *'sdr info') echo 'Record Count : 2' ;;
+        *elist*) printf '%s,7.1,System Board,Fan,,,,,,,,,,,\n' 'Fan 1,900,RPM,ok' 'Fan 2,0,RPM,Lower Critical' ;;
         *) printf '%s\n' 'System Power : on' 'Drive Fault : true' 'Cooling/Fan Fault : true' ;;
         esac";
     let checked = Sidecar::with_fake_ipmitool(broken).run(&["check"]).exits(0);
-    assert_eq!(checked.stdout, "Chassis Power is on\n182 W\nfaults: Drive Fault, Cooling/Fan Fault\n");
+    let checked = checked
+        .prints("Chassis Power is on\n182 W\nsensors: 2, without a reading: 0, not ok: fan_2 (Lower Critical); read in ")
+        .prints(" s\nfaults: Drive Fault, Cooling/Fan Fault\n");
+    assert_eq!(checked.stdout.lines().count(), 4);
 }
 
 /// The power status decides. The other lines say what is wrong with them.

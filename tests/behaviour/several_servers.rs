@@ -218,6 +218,7 @@ fn check_asks_all_at_once_and_tells_in_the_order_of_the_list() {
         let lines = [
             format!("Chassis Power is {state}"),
             "reading: this BMC has none".into(),
+            "sensors: this BMC has none".into(),
             "no faults reported".into(),
         ];
         lines.map(|line| format!("{name}: {line}\n")).concat()

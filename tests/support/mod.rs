@@ -20,6 +20,7 @@ mod request;
 mod temp_dir;
 mod sidecar;
 mod simulated_bmc;
+mod simulated_sensors;
 
 pub use fake_ipmitool::require;
 pub use process::{Process, has_ended};
@@ -27,5 +28,6 @@ pub use relay::{Link, Loss, Step};
 pub use request::{Connection, Reply, Request};
 pub use sidecar::{Finished, KEY, Running, Sidecar};
 pub use simulated_bmc::{RunningBmc, SimulatedBmc, unique_address};
+pub use simulated_sensors::SENSORS;
 pub use temp_dir::TempDir;
 pub use waiting::{TIMEOUT, eventually, wait_for};

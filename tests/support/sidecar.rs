@@ -499,7 +499,7 @@ impl Running {
     }
 
     #[track_caller]
-    fn bmc(&self) -> &RunningBmc {
+    pub fn bmc(&self) -> &RunningBmc {
         self.sidecar.bmc.as_ref().expect("a simulated BMC")
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::fake_ipmitool::require;
 use super::process::Process;
+use super::simulated_sensors;
 use super::temp_dir::TempDir;
 use super::waiting::{TIMEOUT, wait_for};
 
@@ -22,8 +23,10 @@ const BOARD: &str = "\
 mc_setbmc 0x20
 mc_add 0x20 0x20 no-device-sdrs 0x01 0x01 0x23 0x9f 0x2a7c 0x0b22
 sel_enable 0x20 1000 0x0a
-mc_enable 0x20
 ";
+
+/// Behind all sensors.
+const ENABLE: &str = "mc_enable 0x20\n";
 
 /// A simulated BMC before its start. It supports cipher suites 0 to 3 and has the users `admin`, `oper` and
 /// `viewer`.
@@ -33,6 +36,7 @@ pub struct SimulatedBmc {
     behaviour: Option<Behaviour>,
     /// A line of its configuration, or nothing.
     kg_key: String,
+    has_sensors: bool,
 }
 
 /// What the script that acts as the server does when the BMC calls it.
@@ -60,12 +64,17 @@ impl SimulatedBmc {
     }
 
     fn of(power: u8, behaviour: Option<Behaviour>) -> Self {
-        SimulatedBmc { power, behaviour, kg_key: String::new() }
+        SimulatedBmc { power, behaviour, kg_key: String::new(), has_sensors: false }
     }
 
     /// Has a KG key: text in quotes, or 32 hexadecimal digits.
     pub fn kg_key(self, key: &str) -> Self {
         SimulatedBmc { kg_key: format!("bmc_key {key}"), ..self }
+    }
+
+    /// It has forty sensors. [`RunningBmc::set_sensor`] moves one of them.
+    pub fn with_sensors(self) -> Self {
+        SimulatedBmc { has_sensors: true, ..self }
     }
 
     /// Every read and every change takes this long.
@@ -91,11 +100,14 @@ impl SimulatedBmc {
     pub(super) fn start(self) -> RunningBmc {
         let dir = TempDir::new();
         let address = unique_address(PORT);
-        let backend = match self.behaviour {
+        let backend = match &self.behaviour {
             // The open socket keeps the port, so that no other program can reply there.
             None => Backend::Dead(UdpSocket::bind(address).expect("a free loopback address")),
             Some(behaviour) => {
-                Backend::Simulator(simulator(&dir, address, self.power, &self.kg_key, &behaviour))
+                let sensors =
+                    if self.has_sensors { simulated_sensors::commands(dir.path()) } else { String::new() };
+                set_sensor(&dir, 100, true);
+                Backend::Simulator(simulator(&dir, address, &self, behaviour, &sensors))
             }
         };
         let bmc = RunningBmc { address, backend, dir };
@@ -127,6 +139,11 @@ impl RunningBmc {
         let mut calls = self.calls();
         calls.retain(|call| call.starts_with("set "));
         calls
+    }
+
+    /// The raw value of the moving sensor, and whether it is there.
+    pub fn set_sensor(&self, value: u8, is_present: bool) {
+        set_sensor(&self.dir, value, is_present);
     }
 
     /// Waits until the BMC has processed all requests so far. It processes one request at a time, so the
@@ -183,8 +200,20 @@ pub fn unique_address(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, high.max(1), low, last), port))
 }
 
+fn set_sensor(dir: &TempDir, value: u8, is_present: bool) {
+    dir.file("hot", value.to_string());
+    dir.file("present", u8::from(is_present).to_string());
+}
+
 #[track_caller]
-fn simulator(dir: &TempDir, address: SocketAddr, power: u8, kg_key: &str, behaviour: &Behaviour) -> Process {
+fn simulator(
+    dir: &TempDir,
+    address: SocketAddr,
+    bmc: &SimulatedBmc,
+    behaviour: &Behaviour,
+    sensors: &str,
+) -> Process {
+    let SimulatedBmc { power, kg_key, .. } = bmc;
     let folder = dir.path().display();
     dir.file("power", format!("{power}\n"));
     let server = dir.script("server", &server_script(behaviour));
@@ -214,7 +243,7 @@ set_working_mc 0x20
             server = server.display(),
         ),
     );
-    let board = dir.file("bmc.emu", BOARD);
+    let board = dir.file("bmc.emu", [BOARD, sensors, ENABLE].concat());
     Process::spawn(
         Command::new(require("ipmi_sim"))
             .arg("-n")
