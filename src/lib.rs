@@ -8,7 +8,8 @@
 //! 3. [`handler::with_body`] lets the body name the delivery, or end the matter.
 //! 4. The queue of that [`bmc::Bmc`] holds it ([`queue`]) until its worker starts it, or a CGI program its lock.
 //! 5. The [`history`] says whether the same delivery was carried out before, and notes the attempt.
-//! 6. [`bmc::arguments`] makes the one [`process::Invocation`], and [`process::run`] runs it under its deadline.
+//! 6. [`bmc::arguments`] makes the one [`process::Invocation`], and [`process::run`] runs it under its deadline. Only
+//!    sensors take several: the BMC is asked first what it has.
 //! 7. [`bmc::outcome`] reads what `ipmitool` printed into an [`readings::Answer`] or a [`failure::Failure`], and either
 //!    becomes a [`http::Response`].
 //!

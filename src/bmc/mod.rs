@@ -37,7 +37,6 @@ use crate::history::file::HistoryFile;
 use crate::history::{Asked, Ending, Objection, Stored};
 use crate::http::Response;
 use crate::process::{self, Interrupt, Invocation, Outcome};
-use crate::queue::Kind;
 use crate::readings::Answer;
 use crate::request::Admitted;
 use crate::server::Server;
@@ -138,12 +137,19 @@ impl Bmc {
     /// Runs the command and answers, by its deadline at the latest. Blocks. If a locked file keeps other processes away,
     /// the run holds it as well.
     pub fn carry_out(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Response {
-        let result = match Kind::of(admitted) {
-            Kind::Change => self.attempt_once(admitted, lock),
-            Kind::Read => self.attempt(admitted, lock).map(Done::Now),
-            Kind::Sensors => self.read_sensors(admitted, lock).map(Done::Now),
+        let result = if admitted.command().is_change() {
+            self.attempt_once(admitted, lock)
+        } else {
+            self.read(admitted, lock).map(Done::Now)
         };
         self.answer(admitted, result)
+    }
+
+    fn read(&self, admitted: &Admitted, lock: Option<OwnedFd>) -> Result<Answer, Failure> {
+        if admitted.command().reads_sensors() {
+            return self.read_sensors(admitted, lock);
+        }
+        self.attempt(admitted, lock)
     }
 
     /// Answers a request whose time is over before its command has started, or while its sensors are being read.
@@ -318,11 +324,7 @@ impl Bmc {
             let command = read.command();
             let begun = Instant::now();
             let admitted = Admitted::new(read, None, "the command line".to_owned(), begun, timeout);
-            let result = match Kind::of(&admitted) {
-                Kind::Sensors => self.read_sensors(&admitted, None),
-                Kind::Read | Kind::Change => self.attempt(&admitted, None),
-            };
-            lines.push(match result {
+            lines.push(match self.read(&admitted, None) {
                 Ok(answer) if command.reads_sensors() => {
                     format!("{}; read in {:.1} s", answer.line, begun.elapsed().as_secs_f64())
                 }

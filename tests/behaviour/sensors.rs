@@ -1,10 +1,13 @@
 //! All sensors, with the real `ipmitool` and a simulated BMC that has forty of them.
 
 use std::fs;
+use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Reply, Running, SENSORS, Sidecar, SimulatedBmc, TIMEOUT, TempDir, eventually};
+use crate::support::{
+    KEY, Link, Loss, Reply, Running, SENSORS, Sidecar, SimulatedBmc, TIMEOUT, TempDir, eventually,
+};
 
 fn with_sensors() -> Sidecar {
     Sidecar::with_bmc(SimulatedBmc::on().with_sensors()).env("RUST_LOG", "debug")
@@ -120,6 +123,29 @@ fn a_bmc_without_definitions_is_not_asked_for_a_list_and_switches_power_all_the_
     assert_eq!((runs(&sidecar, "sdr info"), runs(&sidecar, "elist")), (1, 0));
     assert_eq!(sidecar.post("/power/on").key(KEY).send().status, 200);
     sidecar.bmc_was_asked(["set power 1"]);
+}
+
+/// Two of a hundred datagrams are lost in each direction. The list is whole or it is none.
+#[test]
+fn a_network_that_loses_packets_never_shortens_the_list() {
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || {
+                let state = TempDir::new();
+                let sidecar = with_sensors().over_relay().env("REQUEST_TIMEOUT", "18");
+                // One half keeps definitions.
+                let sidecar = if seed % 2 == 0 { sidecar.env("STATE_DIR", state.path()) } else { sidecar };
+                let sidecar = sidecar.start();
+                sidecar.set_link(Link::Lossy(Loss::of(2, seed)));
+                let reply = sidecar.get("/sensors").key(KEY).send();
+                match reply.status {
+                    200 => assert_eq!(list_of(&reply).len(), SENSORS),
+                    status => assert!([502, 503, 504].contains(&status), "{:?}", reply.json),
+                }
+                println!("{seed}: {} after {:?}", reply.status, reply.took);
+            });
+        }
+    });
 }
 
 #[test]

@@ -120,7 +120,8 @@ fn a_killed_program_takes_its_ipmitool_along() {
     let body = format!(r#"if mkdir "$0.first" 2>/dev/null; then exec sleep 600; fi; {DONE}"#);
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(&body).start(), TempDir::new());
     let first = request(&sidecar, &state, "POST", "/power/on").begin();
-    sidecar.wait_for_ipmitool_runs(1);
+    // The script notes its run before it makes the folder, and must not be killed in between.
+    eventually("the first run hangs", || sidecar.ipmitool_path().with_extension("first").exists());
     let ipmitool = sidecar.ipmitool_runs()[0].pid;
     first.kill();
     eventually("ipmitool has ended", || has_ended(ipmitool));
@@ -163,19 +164,20 @@ fn a_queue_is_free_after_its_ipmitool_was_killed() {
 fn a_request_that_cannot_get_its_lock_in_time_is_busy() {
     let (sidecar, state) = (Sidecar::with_fake_ipmitool(DONE).start(), TempDir::new());
     let request = |method, path| request(&sidecar, &state, method, path).variable("REQUEST_TIMEOUT", "7");
-    let locks = ["changes.lock", "reads.lock"].map(|name| {
+    let locks = ["changes.lock", "reads.lock", "sensors.lock"].map(|name| {
         let lock = File::create(state.path().join(name)).expect("a file");
         flock(&lock, FlockOperation::LockExclusive).expect("a lock");
         lock
     });
-    let waiting = [request("POST", "/power/on").begin(), request("GET", "/power/status").begin()];
-    // Requests without a command do not wait. A request that waits is refused as busy, since both locks are
+    let waiting = [("POST", "/power/on"), ("GET", "/power/status"), ("GET", "/sensors")]
+        .map(|(method, path)| request(method, path).begin());
+    // Requests without a command do not wait. A request that waits is refused as busy, since all locks are
     // held.
     let healthy = json!({"status": "healthy", "service": "ipmi-sidecar"});
     request("GET", "/health").expect(200, &healthy);
     request("POST", "/power/status").expect_failure(405, "method_not_allowed");
     // Of its 7 s, a change needs 5 s to start and a read needs 1 s.
-    for (running, certain) in waiting.into_iter().zip([2, 6]) {
+    for (running, certain) in waiting.into_iter().zip([2, 6, 6]) {
         let reply = running.reply().expect_failure(503, "busy").within(Duration::from_secs(certain) + MARGIN);
         assert!(reply.headers.contains_key("retry-after"), "{reply:?}");
         reply.logs("busy: ");
@@ -183,6 +185,42 @@ fn a_request_that_cannot_get_its_lock_in_time_is_busy() {
     drop(locks);
     assert_eq!(sidecar.ipmitool_runs().len(), 0);
     request("POST", "/power/on").run().logs("accepted").logs("answered after");
+}
+
+/// A program has its own time alone. What it keeps for the next one are the definitions.
+#[test]
+fn sensors_have_a_queue_of_their_own_and_keep_their_definitions() {
+    let body = r#"echo 'Loading IANA PEN Registry...' >&2
+case "$*" in
+*"sdr info") echo 'Record Count : 1' ;;
+*"mc info") echo 'Firmware Revision : 1.23' ;;
+*"sdr dump "*) for file; do :; done; printf '\001\000\121\001\001a' >"$file" ;;
+*"elist full") echo starts >>"$0.notes"; sleep 0.3; echo ends >>"$0.notes"
+    echo 'Fan,900,RPM,ok,29.1,Fan Device,Fan,,,,,,,,,,0.000,255.000' ;;
+*) echo 'Chassis Power is on' ;;
+esac"#;
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(body).start(), TempDir::new());
+    let all: Vec<_> = (0..3).map(|_| request(&sidecar, &state, "GET", "/sensors").begin()).collect();
+    assert_eq!(request(&sidecar, &state, "GET", "/power/status").run().status, 200);
+    for running in all {
+        let reply = running.reply();
+        assert_eq!((reply.status, &reply.json["age"]), (200, &json!(0)), "{reply:?}");
+        assert_eq!(reply.json["sensors"][0]["id"], "fan");
+    }
+    assert_eq!(sidecar.ipmitool_notes(), ["starts", "ends"].repeat(3));
+    let runs = sidecar.ipmitool_runs();
+    let count = |words| runs.iter().filter(|run| run.arguments.contains(words)).count();
+    assert_eq!((count("sdr dump"), count("-S ")), (1, 3), "{runs:?}");
+}
+
+#[test]
+fn sensors_that_take_too_long_for_a_program_are_a_time_out() {
+    let body = r#"case "$*" in *"sdr info") echo 'Record Count : 1' ;; *) exec sleep 600 ;; esac"#;
+    let sidecar = Sidecar::with_fake_ipmitool(body).start();
+    let running = cgi(&sidecar, "GET", "/sensors").key(KEY).variable("REQUEST_TIMEOUT", "7").begin();
+    running.reply().expect_failure(504, "bmc_timeout").within(Duration::from_secs(7) + MARGIN);
+    let run = sidecar.ipmitool_runs().pop().expect("a run");
+    eventually("ipmitool has ended", || has_ended(run.pid));
 }
 
 #[test]
