@@ -373,6 +373,38 @@ mod tests {
         }
     }
 
+    /// Of each route: method, path, word, `ipmitool`'s words and the line at success.
+    #[test]
+    fn the_openapi_document_shows_the_same_routes() {
+        let rows = Command::all().map(|row| {
+            let mut parts = vec![row.method().to_string(), row.path().to_owned()];
+            parts.extend([row.word(), row.name()].map(str::to_owned));
+            parts.extend(row.success_line().map(str::to_owned));
+            parts
+        });
+        let health = vec!["GET".to_owned(), HEALTH.to_owned()];
+        let document = include_str!("../deploy/openapi.yaml");
+        let paths = document.split("\npaths:\n").nth(1).unwrap().split("\ncomponents:\n").next().unwrap();
+        let mut documented: Vec<Vec<String>> = Vec::new();
+        let mut path = "";
+        for line in paths.lines() {
+            let text = line.trim_start();
+            match line.len() - text.len() {
+                2 => path = text.trim_end_matches(':'),
+                4 => documented.push(vec![text.trim_end_matches(':').to_uppercase(), path.to_owned()]),
+                _ => {
+                    let starts = ["x-word: ", "x-ipmitool: ", "output: {const: "];
+                    let value = starts.iter().find_map(|start| text.strip_prefix(start));
+                    let value = value.map(|value| value.trim_end_matches('}').trim_matches('"').to_owned());
+                    documented.last_mut().unwrap().extend(value);
+                }
+            }
+        }
+        let servers = vec!["GET".to_owned(), SERVERS.to_owned()];
+        let expected: Vec<_> = [health].into_iter().chain(rows).chain([servers]).collect();
+        assert_eq!(documented, expected);
+    }
+
     #[test]
     fn the_web_servers_pass_every_path_on() {
         let mut folders: Vec<_> = Command::all()

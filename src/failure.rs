@@ -359,6 +359,29 @@ mod tests {
     }
 
     #[test]
+    fn the_openapi_document_shows_the_same_failures() {
+        let document = include_str!("../deploy/openapi.yaml");
+        let version = concat!("\n  version: ", env!("CARGO_PKG_VERSION"), "\n");
+        assert!(document.contains(version), "expected {version:?}");
+        let responses =
+            document.split("\n  responses:\n").nth(1).unwrap().split("\n  schemas:\n").next().unwrap();
+        let mut documented = Vec::new();
+        let mut status = "";
+        for line in responses.lines() {
+            if let Some(key) = line.strip_prefix("    \"") {
+                status = key.trim_end_matches("\":");
+            }
+            if let Some(codes) = line.trim_start().strip_prefix("code: {enum: [") {
+                let codes = codes.trim_end_matches("]}").split(", ");
+                documented.extend(codes.map(|code| format!("{status} {code}")));
+            }
+        }
+        let expected: Vec<_> =
+            FAILURES.iter().map(|Row { status, name, .. }| format!("{status} {name}")).collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
     fn the_guide_to_failures_shows_the_same_table() {
         let guide = include_str!("../deploy/failures.md");
         let documented: Vec<_> =
