@@ -139,6 +139,20 @@ fn no_header_reaches_ipmitool() {
     assert_eq!(sidecar.ipmitool_environment(), ["IPMITOOL_PASSWORD=pw-8d2f61", "LC_ALL=C"]);
 }
 
+/// Its bytes are no text. The program starts itself before it becomes `ipmitool`.
+#[test]
+fn a_kg_key_in_hexadecimal_reaches_ipmitool() {
+    let digits = "f10203040506070809080b0c0d0e0fff";
+    let keyed = |key: &str| {
+        Sidecar::with_bmc(SimulatedBmc::off().kg_key(digits)).env("BMC_KG_KEY", key.to_owned()).start()
+    };
+    let sidecar = keyed(&format!("0x{digits}"));
+    let reply = cgi(&sidecar, "POST", "/power/on").key(KEY).run();
+    assert_eq!(reply.status, 200, "{reply:?}");
+    sidecar.bmc_was_asked(["set power 1"]);
+    cgi(&keyed("another-key"), "POST", "/power/on").key(KEY).expect_failure(502, "bmc_bad_kg_key");
+}
+
 /// A CGI program does not know the rejected logins of other processes.
 #[test]
 fn a_wrong_password_is_reported_each_time() {
