@@ -277,8 +277,9 @@ fn a_client_that_closed_its_sending_side_gets_the_reply_of_a_running_command() {
     status.half_close().reply().expect(200, is_on());
 }
 
-/// One client sends all of force-off, and then connects anew and sends on. Clients without a key ask for `/health` beside
-/// it, so that new connections and old ones are ready at the same time.
+/// One client sends all of force-off, and then on. The connection of on is a new one, which a server could read as it
+/// accepts it, or is older than that of force-off. Clients without a key ask for `/health` beside it, so that new
+/// connections and old ones are ready at the same time.
 #[test]
 fn a_thousand_pairs_of_changes_keep_their_order_beside_many_clients() {
     const PAIRS: usize = 1_000;
@@ -295,9 +296,16 @@ fn a_thousand_pairs_of_changes_keep_their_order_beside_many_clients() {
             });
         }
         let pairs = scope.spawn(|| {
-            for _ in 0..PAIRS {
-                let off = sidecar.post("/power/force-off").key(KEY).begin();
-                let on = sidecar.post("/power/on").key(KEY).begin();
+            let force_off = sidecar.post("/power/force-off").key(KEY).bytes();
+            let on = sidecar.post("/power/on").key(KEY).bytes();
+            for pair in 0..PAIRS {
+                let older = sidecar.connect();
+                let newer = (pair % 2 == 0).then(|| sidecar.connect());
+                sidecar.get("/health").send(); // what connected before has been accepted
+                let (off, on) = match newer {
+                    Some(newer) => (newer.write(&force_off), older.write(&on)),
+                    None => (older.write(&force_off), sidecar.connect().write(&on)),
+                };
                 assert_eq!((off.reply().status, on.reply().status), (200, 200));
             }
         });
