@@ -263,6 +263,7 @@ fn a_change_whose_client_has_left_before_it_starts_is_not_run() {
     sidecar.get("/power/status").key(KEY).expect(200, is_on());
     let runs = sidecar.ipmitool_runs();
     assert!(runs.iter().all(|run| run.arguments.ends_with("status")), "{runs:?}");
+    assert!(!sidecar.log().contains("accepted"), "it takes no place in the queue: {}", sidecar.log());
 }
 
 /// Some clients close their sending side after the request and wait for the reply.
