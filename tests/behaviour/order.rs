@@ -360,6 +360,7 @@ fn a_known_delivery_is_answered_before_any_limit_counts() {
         .key(KEY)
         .expect_failure(503, "busy")
         .error_contains("too many changes of this key");
+    sidecar.logs(" refused: busy: Not sent: too many changes of this key");
     let again = deliver().expect(200, is_up()).within(Duration::from_secs(3));
     assert_eq!(again.header("idempotent-replayed"), "true");
     drop((hanging, waiting));
