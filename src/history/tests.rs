@@ -155,18 +155,6 @@ fn a_restart_waits_for_the_end_of_the_last_one() {
     }
 }
 
-/// However often it is looked at: ages are computed from the moment itself, never added up.
-#[test]
-fn a_cooldown_ends_while_a_sender_repeats_its_delivery() {
-    let history = history(&[(1000, named(change("power cycle"), "a"))]);
-    for look in 0..50_000 {
-        let moment = 1_000_000 + look * 120_000 / 50_000;
-        let again = history.objection(&named(change("power cycle"), "a"), &at(moment), COOLDOWN);
-        assert_eq!(again, Some(Objection::Answered(reply())));
-    }
-    assert_eq!(history.objection(&named(change("power cycle"), "b"), &at(1_120_000), COOLDOWN), None);
-}
-
 #[test]
 fn the_same_delivery_is_answered_even_while_it_is_too_soon() {
     let history =

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::slice::from_ref;
-use std::thread::sleep;
-use std::time::Duration;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -517,6 +517,26 @@ fn a_repeated_delivery_is_answered_while_a_hanging_change_blocks_the_queue() {
     hanging.reply().expect_failure(504, "outcome_unknown");
     again.reply().expect(200, cycled());
     assert_eq!(sidecar.ipmitool_runs().len(), 2);
+}
+
+/// Thousands of looks a second: if an age were added up from look to look, each would lose a part of a millisecond.
+#[test]
+fn a_cooldown_ends_while_a_sender_repeats_its_delivery() {
+    let sidecar = Sidecar::with_fake_ipmitool(DONE).env("POWER_COOLDOWN", "2").start();
+    let cycle = || sidecar.post("/power/cycle").key(KEY);
+    let deliver = || cycle().header(ID, "d-1").expect(200, cycled());
+    deliver();
+    let until = Instant::now() + Duration::from_millis(2_100);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    deliver();
+                }
+            });
+        }
+    });
+    cycle().expect(200, cycled());
 }
 
 /// Or a key that may only do little could silence the alerts of another for a week.
