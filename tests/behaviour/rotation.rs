@@ -220,6 +220,15 @@ fn answers_at_once_for_a_while(sidecar: &Running) {
     }
 }
 
+/// What reads the file does not hang on the one that was there before.
+#[track_caller]
+fn a_new_file_counts(sidecar: &Running) {
+    const NEW: &str = "k3y-6b1f0c9d8e7a45362718";
+    fs::remove_file(sidecar.path_of("API_KEY")).unwrap();
+    sidecar.file("API_KEY", NEW);
+    eventually("the new key is valid", || sidecar.get("/power/status").key(NEW).send().status == 200);
+}
+
 /// Opening such a file waits for the holder of the lease, up to 45 s (fcntl(2), `F_SETLEASE`), and a FIFO for its writer.
 #[test]
 fn a_file_that_hangs_holds_up_no_request() {
@@ -228,6 +237,7 @@ fn a_file_that_hangs_holds_up_no_request() {
     fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo, of coreutils").success());
     answers_at_once_for_a_while(&sidecar);
+    a_new_file_counts(&sidecar);
     sidecar.signal(Signal::TERM).exits(0, Duration::from_secs(3));
 }
 
@@ -251,6 +261,7 @@ fn a_leased_file_holds_up_no_request() {
     BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "held\n");
     answers_at_once_for_a_while(&sidecar);
+    a_new_file_counts(&sidecar);
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
