@@ -1,6 +1,8 @@
 //! SIGTERM and SIGINT: the program finishes and answers all accepted requests, then exits.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -184,11 +186,18 @@ fn a_hangup_and_a_quit_stop_the_program_in_order() {
     }
 }
 
-/// A core would hold the key and the password.
+/// A core would hold the key and the password. As another user than root, since the kernel gives the files of a process
+/// that may not be dumped to root (proc(5)).
 #[test]
 fn the_program_leaves_no_core() {
-    let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).start();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid().as_raw_pid())).expect("limits");
+    let user = ["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups"];
+    let reads_files = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"];
+    let unlimited = ["prlimit", "--core=unlimited:unlimited"];
+    let launcher = [&unlimited[..], &user, &reads_files].concat();
+    let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).started_by(&launcher).start();
+    let file = |name: &str| PathBuf::from(format!("/proc/{}/{name}", sidecar.pid().as_raw_pid()));
+    assert_eq!(fs::metadata(file("environ")).expect("environ").uid(), 0, "it may be dumped");
+    let limits = fs::read_to_string(file("limits")).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
     sidecar.signal(Signal::XFSZ); // it is ignored: a log that has grown to its limit is no reason to end
