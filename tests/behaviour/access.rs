@@ -2,8 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::thread::sleep;
 
 use ipmi_sidecar::command::Command;
+use ipmi_sidecar::timing::GUESSES;
 use serde_json::json;
 
 use crate::support::{KEY, Sidecar, TempDir, eventually};
@@ -90,4 +92,16 @@ fn the_file_of_variables_may_contain_keys() {
     fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("a mode");
     let sidecar = with_keys().env("IPMI_SIDECAR_ENV", file).start();
     assert_eq!(sidecar.get("/power/status").key(&format!("{ALERTS_KEY}-2")).send().status, 200);
+}
+
+/// The first has a line of its own. It takes a minute, and stands in the file whose tests start first.
+#[test]
+fn guesses_have_a_line_a_minute() {
+    let sidecar = with_keys().start();
+    let guess = || drop(sidecar.get("/power/status").key("wrong").expect_failure(401, "unauthorized"));
+    (0..4).for_each(|_| guess());
+    sleep(GUESSES);
+    guess();
+    sidecar.logs("WARN 4 more requests without a valid key, from 1 addresses");
+    assert_eq!(sidecar.log().matches("without a valid key").count(), 1);
 }
