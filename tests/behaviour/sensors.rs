@@ -63,7 +63,7 @@ fn all_sensors_come_with_their_odd_names_to_the_privilege_level_user() {
     ]);
     assert_eq!(Value::from(told), expected);
     assert!(sensors.iter().all(|sensor| sensor["entity"] == "7.1" && sensor.get("state").is_none()));
-    sidecar.logs("answered after").logs("40 sensors");
+    sidecar.logs("answered after").logs("sensors: 40, without a reading: ");
 }
 
 /// A list that is younger than five seconds is given again, so each step takes as long.
