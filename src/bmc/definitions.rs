@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
-use crate::timing::DEFINITIONS_KEPT;
+use crate::timing::{DEFINITIONS_AGAIN, DEFINITIONS_KEPT};
 
 /// As `ipmitool` writes and reads it.
 const FILE: &str = "sensors.sdr";
@@ -51,14 +51,21 @@ impl<'a> Definitions<'a> {
         self.folder.join(FILE)
     }
 
-    /// Where `ipmitool` writes new ones. `ipmitool` writes over a file that is there, and not into a link.
+    /// An empty file, in which `ipmitool` writes new ones. `None` if another was made a moment ago: that try failed, or
+    /// goes on.
     ///
     /// # Errors
-    /// Why what is there cannot be removed.
-    pub fn draft(&self) -> io::Result<PathBuf> {
+    /// Why it cannot be made.
+    pub fn draft(&self, now: SystemTime) -> io::Result<Option<PathBuf>> {
         let path = self.file().with_extension("new");
-        remove(&path)?;
-        Ok(path)
+        if let Some((_, made)) = read(&path)?
+            && now.duration_since(made).is_ok_and(|age| age < DEFINITIONS_AGAIN)
+        {
+            return Ok(None);
+        }
+        remove(&path)?; // ipmitool does not write into a link
+        File::create_new(&path)?;
+        Ok(Some(path))
     }
 
     /// The rows that the kept file gives, if it is of this BMC as it is now, whole, and not too old.
@@ -82,10 +89,7 @@ impl<'a> Definitions<'a> {
         let draft = self.file().with_extension("new");
         let whole =
             read(&draft)?.and_then(|(bytes, _)| count(&bytes)).filter(|count| count.records == records);
-        let Some(count) = whole else {
-            remove(&draft)?;
-            return Ok(None);
-        };
+        let Some(count) = whole else { return Ok(None) };
         self.forget()?;
         fs::rename(&draft, self.file())?;
         // A crash in between leaves no identity, or half a one, and the definitions are read anew.
@@ -171,11 +175,21 @@ mod tests {
         let definitions = Definitions::new(&folder);
         let now = SystemTime::now();
         assert_eq!(definitions.rows("a", 3, now).unwrap(), None, "there are none");
-        fs::write(definitions.draft().unwrap(), THREE).unwrap();
+        let draft = definitions.draft(now).unwrap().unwrap();
+        fs::write(&draft, THREE).unwrap();
         assert_eq!(definitions.keep("a", 4).unwrap(), None, "a record is missing");
-        assert_eq!(definitions.keep("a", 3).unwrap(), None, "the draft was removed");
-        fs::write(definitions.draft().unwrap(), THREE).unwrap();
+        let now = SystemTime::now();
+        for (now, is_tried) in [
+            (now, false),
+            (now + DEFINITIONS_AGAIN - Duration::from_secs(1), false),
+            (now + DEFINITIONS_AGAIN, true),
+            (now - Duration::from_secs(60), true),
+        ] {
+            assert_eq!(definitions.draft(now).unwrap().is_some(), is_tried, "{now:?}");
+        }
+        fs::write(&draft, THREE).unwrap();
         assert_eq!(definitions.keep("a", 3).unwrap(), Some(2));
+        assert!(!draft.exists());
         let (now, day) = (SystemTime::now(), DEFINITIONS_KEPT);
         for (identity, records, now, rows) in [
             ("a", 3, now, Some(2)),

@@ -249,6 +249,7 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("Error sending Chassis Status command", ": "),
     ("Error obtaining SDR info", ": "),
     ("Get SDR Repository Info command failed", ": "),
+    ("Get Device ID command failed", ": "),
 ];
 
 /// The BMC's reason, if the line says that the BMC declined the command itself.

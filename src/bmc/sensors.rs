@@ -5,18 +5,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, warn};
+use log::log;
 
 use super::arguments::{Login, SensorPart};
 use super::definitions::Definitions;
 use super::outcome::explain;
 use super::version::Version;
-use super::{Bmc, locked};
+use super::{Bmc, Done, Repeats, locked};
 use crate::failure::{Code, Failure};
 use crate::http::Response;
 use crate::process::{End, Interrupt, Outcome};
@@ -24,7 +24,7 @@ use crate::readings::Answer;
 use crate::request::Admitted;
 use crate::sensors::{Sensor, answer, read};
 use crate::timing::{
-    DEFINITIONS_AGAIN, DEFINITIONS_CHECKED, FIRST_WAIT, READING_SENSORS, SENSORS_AGAIN, SENSORS_LAST,
+    DEFINITIONS_CHECKED, FIRST_WAIT, READ_NEEDS, READING_SENSORS, SENSORS_AGAIN, SENSORS_LAST,
 };
 
 /// What `ipmitool` says when a part of the list was lost on the way. It may exit with 0 all the same.
@@ -33,7 +33,9 @@ const LOST: [&str; 3] = ["Unable to renew SDR reservation", "Get SDR ", "ipmi_sd
 /// A list that is not whole is read once more.
 const TRIES: usize = 2;
 
-const REMEDY: &str = "Try again; the sensors of a BMC that is always this slow cannot be read";
+const LOSSY: &str = "Try again; look for a network that loses packets";
+
+const TOO_SLOW: &str = "Try again; the sensors of a BMC that always needs more than a minute cannot be read";
 
 #[derive(Debug, Default)]
 pub(super) struct Sensors {
@@ -41,6 +43,8 @@ pub(super) struct Sensors {
     last: Mutex<Option<Last>>,
     /// Locked for as long as the sensors are read.
     reader: Mutex<Reader>,
+    /// What its log lines about the folder repeat.
+    repeats: Mutex<Repeats>,
     /// Ends a reading with the program. A CGI program has none.
     interrupt: OnceLock<Interrupt>,
     is_stopped: AtomicBool,
@@ -60,8 +64,6 @@ struct Reader {
     repository: Option<(Repository, Instant)>,
     /// Of the last whole list.
     rows: Option<usize>,
-    /// Before this, definitions are not tried again.
-    definitions_from: Option<Instant>,
 }
 
 /// What the BMC says of its definitions.
@@ -117,13 +119,13 @@ impl Bmc {
     /// The list that was read a moment ago.
     pub(super) fn recent_sensors(&self, admitted: &Admitted) -> Option<Response> {
         let answer = self.sensors.younger_than(SENSORS_AGAIN, Instant::now())?;
-        Some(self.answer(admitted, Ok(super::Done::Now(answer))))
+        Some(self.answer(admitted, Ok(Done::Now(answer))))
     }
 
     /// Answers a caller that cannot wait any longer for the sensors: by the last list, unless that is too old.
     pub(super) fn late_sensors(&self, admitted: &Admitted, why: Failure) -> Response {
         let last = self.sensors.younger_than(SENSORS_LAST, Instant::now());
-        self.answer(admitted, last.map(super::Done::Now).ok_or(why))
+        self.answer(admitted, last.map(Done::Now).ok_or(why))
     }
 
     /// Reads all sensors. A CGI program has its own time alone, and remembers nothing.
@@ -156,7 +158,7 @@ impl Bmc {
         if result.is_err() && !self.sensors.is_stopped.load(Ordering::Relaxed) {
             reader.repository = None;
             if let Some(folder) = self.history.folder() {
-                noted(folder, Definitions::new(folder).forget());
+                self.noted(Definitions::new(folder).forget());
             }
         }
         result
@@ -164,7 +166,10 @@ impl Bmc {
 
     fn read_whole_list(&self, reader: &mut Reader, reading: &Reading) -> Result<Vec<Sensor>, Failure> {
         let repository = self.repository(reader, reading)?;
-        let kept = repository.as_ref().and_then(|repository| self.definitions(reader, reading, repository));
+        let kept = match &repository {
+            Some(repository) => self.definitions(reading, repository)?,
+            None => None,
+        };
         let expected = kept.as_ref().map(|(_, rows)| *rows).or(reader.rows);
         let file = kept.as_ref().map(|(file, _)| file.as_path());
         let mut counts = [0; TRIES];
@@ -184,7 +189,7 @@ impl Bmc {
         }
         let most = first.max(second);
         let of = expected.map_or_else(String::new, |expected| format!(" of {expected}"));
-        Err(Code::BmcTimeout.because(format!("it gave {most}{of} sensors, twice")).with_remedy(REMEDY))
+        Err(Code::BmcTimeout.because(format!("it gave {most}{of} sensors, twice")).with_remedy(LOSSY))
     }
 
     /// What the BMC says of its definitions. `None` if it says nothing: some keep them elsewhere.
@@ -225,30 +230,31 @@ impl Bmc {
     /// without them.
     fn definitions(
         &self,
-        reader: &mut Reader,
         reading: &Reading,
         repository: &Repository,
-    ) -> Option<(PathBuf, usize)> {
+    ) -> Result<Option<(PathBuf, usize)>, Failure> {
         let Repository { records, identity } = repository;
-        let folder = self.history.folder()?;
-        let definitions = Definitions::new(folder);
-        let kept = noted(folder, definitions.rows(identity, *records, SystemTime::now())).flatten();
-        if let Some(rows) = kept {
-            return Some((definitions.file(), rows));
+        let Some(folder) = self.history.folder() else { return Ok(None) };
+        let (definitions, now) = (Definitions::new(folder), SystemTime::now());
+        let mut rows = self.noted(definitions.rows(identity, *records, now)).flatten();
+        if rows.is_none()
+            && let Some(draft) = self.noted(definitions.draft(now)).flatten()
+        {
+            self.run_part(reading, &SensorPart::Dump(&draft))?;
+            rows = self.noted(definitions.keep(identity, *records)).flatten();
         }
-        let now = Instant::now();
-        if reader.definitions_from.is_some_and(|from| now < from) {
-            return None;
-        }
-        reader.definitions_from = Some(now + DEFINITIONS_AGAIN);
-        let draft = noted(folder, definitions.draft())?;
-        let _ = self.run_part(reading, &SensorPart::Dump(&draft)).ok()?;
-        let Some(rows) = noted(folder, definitions.keep(identity, *records)).flatten() else {
-            debug!("the definitions of the sensors were not whole");
-            return None;
+        Ok(rows.map(|rows| (definitions.file(), rows)))
+    }
+
+    /// Sensors can be read without a disk, only slower. The log has the same failure once, and then hourly.
+    fn noted<T>(&self, result: io::Result<T>) -> Option<T> {
+        let report = |error: &io::Error| {
+            let failure =
+                Code::Internal.because(format!("keeping definitions of sensors in STATE_DIR: {error}"));
+            let level = locked(&self.sensors.repeats).level_of(&failure, Instant::now());
+            log!(level, "{}", failure.explain());
         };
-        reader.definitions_from = None;
-        Some((definitions.file(), rows))
+        result.inspect_err(report).ok()
     }
 
     fn run_part(&self, reading: &Reading, part: &SensorPart) -> Result<Outcome, Failure> {
@@ -256,6 +262,9 @@ impl Bmc {
         let invocation = self.target.sensor_invocation(admitted.authorised(), login, part);
         let invocation =
             invocation.ok_or_else(|| Code::Internal.because("the name of STATE_DIR is no UTF-8"))?;
+        if until.saturating_duration_since(Instant::now()) < READ_NEEDS {
+            return Err(self.too_slow());
+        }
         let lock = lock.as_ref().and_then(|lock| lock.try_clone().ok());
         let interrupt = self.sensors.interrupt.get().unwrap_or(&self.interrupt);
         let outcome = self.invoke(invocation, lock, *until, interrupt)?;
@@ -268,7 +277,19 @@ impl Bmc {
     fn explain_part(&self, reading: &Reading, outcome: &Outcome) -> Failure {
         let version = *self.version.get().unwrap_or(&Version::Telling);
         let failure = explain(reading.admitted.command(), outcome, version);
-        if failure.code() == Code::BmcTimeout { failure.with_remedy(REMEDY) } else { failure }
+        // A silent BMC ends a run of itself, unless earlier ones took its time.
+        let is_cut = matches!(outcome.end, End::Stopped) && !self.runs_end_with_us;
+        match failure.code() {
+            Code::BmcTimeout if !self.runs_end_with_us => failure.with_remedy(TOO_SLOW),
+            Code::BmcUnreachable if is_cut => self.too_slow(),
+            _ => failure,
+        }
+    }
+
+    /// A CGI program has no more than `REQUEST_TIMEOUT`, as the usual remedy says.
+    fn too_slow(&self) -> Failure {
+        let failure = Failure::from(Code::BmcTimeout);
+        if self.runs_end_with_us { failure } else { failure.with_remedy(TOO_SLOW) }
     }
 
     /// Whether a run gave a whole list.
@@ -303,11 +324,6 @@ fn record_count(info: &str) -> Option<usize> {
     let mut lines = info.lines().filter_map(|line| line.split_once(':'));
     let (_, count) = lines.find(|(name, _)| name.trim() == "Record Count")?;
     count.trim().parse().ok()
-}
-
-/// Sensors can be read without a disk, only slower.
-fn noted<T>(folder: &Path, result: io::Result<T>) -> Option<T> {
-    result.inspect_err(|error| warn!("keeping definitions of sensors in {}: {error}", folder.display())).ok()
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ fn a_folder_that_takes_no_definitions_costs_no_list() {
     let sidecar = fake(TWO).env("STATE_DIR", state.path()).start();
     assert_eq!(count(&read(&sidecar)), 2);
     assert_eq!((runs(&sidecar, "sdr dump"), runs(&sidecar, "-S ")), (0, 0));
-    sidecar.logs("keeping definitions of sensors in");
+    sidecar.logs("keeping definitions of sensors in STATE_DIR");
 }
 
 #[test]

@@ -213,6 +213,21 @@ esac"#;
     assert_eq!((count("sdr dump"), count("-S ")), (1, 3), "{runs:?}");
 }
 
+/// Or each program would spend its time on them.
+#[test]
+fn definitions_that_take_too_long_for_a_program_are_not_tried_by_the_next() {
+    let body = r#"case "$*" in
+*"sdr info") echo 'Record Count : 1' ;;
+*"mc info") echo 'Firmware Revision : 1.23' ;;
+*"sdr dump "*) exec sleep 600 ;;
+*"elist full") echo 'Fan,900,RPM,ok,29.1,Fan Device,Fan,,,,,,,,,,0.000,255.000' ;;
+esac"#;
+    let (sidecar, state) = (Sidecar::with_fake_ipmitool(body).start(), TempDir::new());
+    let first = request(&sidecar, &state, "GET", "/sensors").variable("REQUEST_TIMEOUT", "7").run();
+    assert_eq!(first.status, 504, "{first:?}");
+    assert_eq!(request(&sidecar, &state, "GET", "/sensors").run().status, 200);
+}
+
 #[test]
 fn sensors_that_take_too_long_for_a_program_are_a_time_out() {
     let body = r#"case "$*" in *"sdr info") echo 'Record Count : 1' ;; *) exec sleep 600 ;; esac"#;
