@@ -151,7 +151,7 @@ impl Command {
         matches!(self.0.effect, Effect::Change { .. })
     }
 
-    /// Whether it reads every sensor: see [`Effect::ReadSensors`].
+    /// Whether it reads every sensor.
     pub const fn reads_sensors(self) -> bool {
         matches!(self.0.effect, Effect::ReadSensors)
     }
