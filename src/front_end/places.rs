@@ -25,7 +25,7 @@ pub struct Waiter<'a> {
 }
 
 impl Places {
-    /// Half of the places belong to the servers in equal shares, and half to the keys; the rest is for those who come
+    /// Half of the places belong to the servers in equal shares, and a quarter to the keys; the rest is for those who come
     /// first. So no dead BMC and no key in a loop takes them all. A key that has none always finds a place.
     ///
     /// # Errors
@@ -35,10 +35,22 @@ impl Places {
         if !waiting.iter().any(|waiter| waiter.key == new.key) {
             return Ok(());
         }
-        if is_full(all, self.keys, waiting.iter().map(|waiter| waiter.key), new.key) {
+        if is_full(
+            all,
+            all / 4 / self.keys.max(1),
+            self.keys,
+            waiting.iter().map(|waiter| waiter.key),
+            new.key,
+        ) {
             return Err(Code::Busy.because("too many requests of this key are waiting"));
         }
-        if is_full(all, self.servers, waiting.iter().map(|waiter| waiter.server), new.server) {
+        if is_full(
+            all,
+            all / 2 / self.servers.max(1),
+            self.servers,
+            waiting.iter().map(|waiter| waiter.server),
+            new.server,
+        ) {
             return Err(Code::Busy.because("too many requests for this server are waiting"));
         }
         Ok(())
@@ -46,8 +58,14 @@ impl Places {
 }
 
 /// Whether one of so many parties may have no more, though each of the others needs no more than its share.
-fn is_full<'a>(all: usize, parties: usize, waiting: impl Iterator<Item = &'a str>, party: &str) -> bool {
-    let share = (all / 2 / parties.max(1)).max(1);
+fn is_full<'a>(
+    all: usize,
+    share: usize,
+    parties: usize,
+    waiting: impl Iterator<Item = &'a str>,
+    party: &str,
+) -> bool {
+    let share = share.max(1);
     let mut counts = BTreeMap::new();
     for other in waiting {
         *counts.entry(other).or_insert(0_usize) += 1;
@@ -100,7 +118,8 @@ mod tests {
         let mut waiting = Vec::new();
         assert_eq!(find(places, &mut waiting, Waiter { server: "dead", key: "loop" }, false), 48);
         assert_eq!(find(places, &mut waiting, Waiter { server: "dead", key: "admin" }, false), 1);
-        assert_eq!(find(places, &mut waiting, Waiter { server: "nas", key: "admin" }, false), 15);
+        assert_eq!(find(places, &mut waiting, Waiter { server: "nas", key: "loop" }, false), 8);
+        assert_eq!(find(places, &mut waiting, Waiter { server: "nas", key: "admin" }, false), 7);
     }
 
     /// There can be more keys than places.
