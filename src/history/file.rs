@@ -54,8 +54,12 @@ impl HistoryFile {
     /// Why the folder does not serve: `WouldBlock` while another process has it.
     pub fn open(&self, until: Instant) -> io::Result<()> {
         if let Some(path) = &self.path {
-            let lock = locked(&path.with_file_name(LOCK), FlockOperation::NonBlockingLockExclusive)?;
-            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+            let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            // All servers are tried again while another process has the folder of one. Our own lock would be in our way.
+            if lock.is_some() {
+                return Ok(());
+            }
+            *lock = Some(locked(&path.with_file_name(LOCK), FlockOperation::NonBlockingLockExclusive)?);
         }
         self.note(until, |_, _| ())
     }

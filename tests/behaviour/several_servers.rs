@@ -208,6 +208,24 @@ fn each_server_has_a_folder_of_its_own_in_the_state_dir() {
     sidecar.signal(Signal::TERM).exits(0, AT_ONCE);
 }
 
+/// A sidecar gets one server more, and takes over from the one that ran before.
+#[test]
+fn the_folder_of_one_server_is_waited_for_beside_those_that_are_free() {
+    let state = TempDir::new();
+    let with = |server: &str| {
+        let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'").without("BMC_HOST");
+        sidecar.env("STATE_DIR", state.path()).server_at(server, unique_address(623))
+    };
+    let before = with("lab").start();
+    std::thread::scope(|scope| {
+        let after = scope.spawn(|| with("nas").server_at("lab", unique_address(623)).start());
+        eventually("it waits", || state.path().join("nas/sidecar.lock").exists());
+        before.signal(Signal::TERM).exits(0, AT_ONCE);
+        let after = after.join().expect("it starts");
+        after.get("/servers/lab/power/status").key(KEY).expect(200, is("on"));
+    });
+}
+
 #[test]
 fn check_asks_all_at_once_and_tells_in_the_order_of_the_list() {
     let dead = [1, 2, 3].map(|number| (format!("dead-{number}"), SimulatedBmc::dead()));
