@@ -114,7 +114,7 @@ impl Handler {
         if command.is_some() || key.is_some() {
             let now = Instant::now();
             let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            let level = repeats.level_of(failure, now);
+            let level = repeats.level_of(None, failure, now);
             if level == Level::Debug && failure.code() == Code::Unauthorized {
                 let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(line) = guesses.count(&head.peer, now) {

@@ -167,7 +167,7 @@ impl Bmc {
 
     /// Answers a request that is refused, though its key is valid.
     pub fn refuse(&self, admitted: &Admitted, why: &Failure) -> Response {
-        let level = locked(&self.repeats).level_of(why, Instant::now());
+        let level = locked(&self.repeats).level_of(None, why, Instant::now());
         log!(level, "{admitted} refused: {}", why.explain());
         admitted.reply(why)
     }
@@ -177,8 +177,8 @@ impl Bmc {
         let level = match (admitted.command().is_change(), &result) {
             (true, Ok(_)) => Level::Info,
             (true, Err(_)) => Level::Warn,
-            (false, Ok(_)) => locked(&self.repeats).level_of_success(),
-            (false, Err(failure)) => locked(&self.repeats).level_of(failure, now),
+            (false, Ok(_)) => locked(&self.repeats).level_of_success(admitted.command()),
+            (false, Err(failure)) => locked(&self.repeats).level_of(Some(admitted.command()), failure, now),
         };
         let (line, response) = match result {
             Ok(done) => (done.line().to_owned(), done.reply()),

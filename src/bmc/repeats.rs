@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use log::Level;
 
+use crate::command::Command;
 use crate::failure::Failure;
 use crate::timing::{GUESSES, LOG_REMINDER};
 
@@ -13,26 +14,30 @@ const MAX_FAILURES: usize = 8;
 
 #[derive(Debug, Default)]
 pub struct Repeats {
-    /// Since the last success, the newest first.
-    failing: VecDeque<(String, Instant)>,
+    /// Since the last success of the same read, the newest first.
+    failing: VecDeque<(Option<Command>, String, Instant)>,
 }
 
 impl Repeats {
-    /// A warning the first time for each failure, and then once in `LOG_REMINDER`.
-    pub fn level_of(&mut self, failure: &Failure, now: Instant) -> Level {
+    /// A warning the first time for each failure, and then once in `LOG_REMINDER`. `read` is what failed, if it can
+    /// succeed.
+    pub fn level_of(&mut self, read: Option<Command>, failure: &Failure, now: Instant) -> Level {
         let explained = failure.explain();
-        self.failing.retain(|(_, at)| now.saturating_duration_since(*at) < LOG_REMINDER);
-        if self.failing.iter().any(|(known, _)| *known == explained) {
+        self.failing.retain(|(.., at)| now.saturating_duration_since(*at) < LOG_REMINDER);
+        if self.failing.iter().any(|(of, known, _)| *of == read && *known == explained) {
             return Level::Debug;
         }
         self.failing.truncate(MAX_FAILURES - 1);
-        self.failing.push_front((explained, now));
+        self.failing.push_front((read, explained, now));
         Level::Warn
     }
 
-    /// A success is worth a line only as the end of a failure.
-    pub fn level_of_success(&mut self) -> Level {
-        if self.failing.drain(..).next().is_some() { Level::Info } else { Level::Debug }
+    /// A success is worth a line only as the end of a failure. It does not end those of another read, which may go on
+    /// failing poll after poll.
+    pub fn level_of_success(&mut self, read: Command) -> Level {
+        let before = self.failing.len();
+        self.failing.retain(|(of, ..)| *of != Some(read));
+        if self.failing.len() < before { Level::Info } else { Level::Debug }
     }
 }
 
@@ -74,21 +79,34 @@ mod tests {
 
     #[test]
     fn a_failure_that_repeats_itself_is_logged_once_and_then_hourly() {
+        const STATUS: Option<Command> = Some(Command::POWER_STATUS);
         let (one, other) = (Code::BmcBadPassword.into(), Code::BmcTimeout.into());
         let mut repeats = Repeats::default();
         let start = Instant::now();
         let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
-        assert_eq!(repeats.level_of_success(), Level::Debug);
-        assert_eq!(repeats.level_of(&one, at(0)), Level::Warn);
-        assert_eq!(repeats.level_of(&one, at(1)), Level::Debug);
-        assert_eq!(repeats.level_of(&other, at(1)), Level::Warn);
+        assert_eq!(repeats.level_of_success(Command::POWER_STATUS), Level::Debug);
+        assert_eq!(repeats.level_of(STATUS, &one, at(0)), Level::Warn);
+        assert_eq!(repeats.level_of(STATUS, &one, at(1)), Level::Debug);
+        assert_eq!(repeats.level_of(STATUS, &other, at(1)), Level::Warn);
         for taking_turns in [&one, &other, &one] {
-            assert_eq!(repeats.level_of(taking_turns, at(2)), Level::Debug);
+            assert_eq!(repeats.level_of(STATUS, taking_turns, at(2)), Level::Debug);
         }
-        assert_eq!(repeats.level_of(&one, at(60)), Level::Warn);
-        assert_eq!(repeats.level_of(&other, at(60)), Level::Debug);
-        assert_eq!(repeats.level_of_success(), Level::Info);
-        assert_eq!(repeats.level_of(&other, at(61)), Level::Warn);
+        assert_eq!(repeats.level_of(STATUS, &one, at(60)), Level::Warn);
+        assert_eq!(repeats.level_of(STATUS, &other, at(60)), Level::Debug);
+        assert_eq!(repeats.level_of_success(Command::POWER_STATUS), Level::Info);
+        assert_eq!(repeats.level_of(STATUS, &other, at(61)), Level::Warn);
+    }
+
+    #[test]
+    fn a_success_ends_the_failures_of_its_own_read_alone() {
+        let (status, sensors) = (Command::POWER_STATUS, Command::all().find(|read| read.reads_sensors()));
+        let (mut repeats, now, slow) = (Repeats::default(), Instant::now(), Code::BmcTimeout.into());
+        assert_eq!(repeats.level_of(sensors, &slow, now), Level::Warn);
+        assert_eq!(repeats.level_of_success(status), Level::Debug);
+        assert_eq!(repeats.level_of(sensors, &slow, now), Level::Debug);
+        assert_eq!(repeats.level_of(Some(status), &slow, now), Level::Warn);
+        assert_eq!(repeats.level_of_success(status), Level::Info);
+        assert_eq!(repeats.level_of_success(sensors.unwrap()), Level::Info);
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl Bmc {
         let report = |error: &io::Error| {
             let failure =
                 Code::Internal.because(format!("keeping definitions of sensors in STATE_DIR: {error}"));
-            let level = locked(&self.sensors.repeats).level_of(&failure, Instant::now());
+            let level = locked(&self.sensors.repeats).level_of(None, &failure, Instant::now());
             log!(level, "{}", failure.explain());
         };
         result.inspect_err(report).ok()

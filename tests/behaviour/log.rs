@@ -70,6 +70,22 @@ fn a_repeated_failure_of_a_status_is_logged_once() {
     assert_eq!(statuses.filter(|line| line.starts_with("WARN ")).count(), 1, "{log}");
 }
 
+/// A BMC that answers each status, and nothing else.
+#[test]
+fn a_read_that_fails_beside_one_that_succeeds_is_logged_once() {
+    let script = format!(r#"case "$*" in *"power status") {ON} ;; *) exit 1 ;; esac"#);
+    let sidecar = Sidecar::with_fake_ipmitool(&script).start();
+    for _ in 0..5 {
+        sidecar.get("/chassis").key(KEY).expect_failure(502, "bmc_error");
+        assert_eq!(sidecar.get("/power/status").key(KEY).send().status, 200);
+    }
+    sidecar.post("/power/reset").key(KEY).send();
+    sidecar.logs("power reset");
+    let log = sidecar.log();
+    let reads = lines(&log).into_iter().filter(|line| line.contains("status (API_KEY"));
+    assert_eq!(reads.count(), 1, "{log}");
+}
+
 #[test]
 fn debug_has_every_request_and_a_command_line_that_can_be_pasted() {
     let sidecar = Sidecar::with_fake_ipmitool(ON).env("RUST_LOG", "debug").start();
