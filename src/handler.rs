@@ -17,6 +17,7 @@ use crate::history::delivery::Delivery;
 use crate::http::{Head, Response};
 use crate::request::Admitted;
 use crate::server::Server;
+use crate::timing::LAST_SENSORS;
 
 /// Carries out commands for clients that bring a key.
 #[derive(Debug)]
@@ -188,9 +189,11 @@ impl Handler {
         self.bmcs.iter().all(|bmc| bmc.is_idle())
     }
 
-    /// Waits for the workers, which end once their queues are empty.
+    /// Waits for the workers, which end once their queues are empty. Readings of sensors end all at the same time.
     pub fn join_workers(&self) {
-        self.bmcs.iter().for_each(|bmc| bmc.join_workers());
+        self.stop_sensors();
+        let until = Instant::now() + LAST_SENSORS;
+        self.bmcs.iter().for_each(|bmc| bmc.join_workers(until));
     }
 }
 

@@ -1,5 +1,5 @@
-//! The threads of one BMC: for changes, for reads, and for readings of all sensors. Each starts when it is first needed. They take from the
-//! queue, run, and deliver.
+//! The threads of one BMC: for changes, for reads, and for readings of all sensors. Each starts when it is first needed.
+//! They take from the queue, run, and deliver.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,6 @@ use crate::failure::{Code, Failure};
 use crate::http::Response;
 use crate::queue::{Cancelled, ClientId, Enqueued, Kind, Queue, Start};
 use crate::request::Admitted;
-use crate::timing::LAST_SENSORS;
 
 /// Takes the reply for these clients. It must not block.
 pub type Deliver = dyn Fn(&[ClientId], &Response) + Send + Sync;
@@ -205,23 +204,21 @@ impl Bmc {
         self.workers.state().queue.is_idle()
     }
 
-    /// Waits for the workers, which end once the queue is empty. The one that reads sensors may wait for a disk that hangs.
-    pub fn join_workers(&self) {
-        self.stop_sensors();
+    /// Waits for the workers, which end once the queue is empty. The one that reads sensors may wait for a disk that hangs,
+    /// and is left to it after `until`.
+    pub fn join_workers(&self, until: Instant) {
         self.workers.state().is_closed = true;
         for kind in Kind::ALL {
             self.workers.waits(kind).notify_one();
         }
         let threads = std::mem::take(&mut *self.workers.threads());
-        let until = Instant::now() + LAST_SENSORS;
         for (kind, thread) in threads {
-            while kind == Kind::Sensors && !thread.is_finished() {
-                if Instant::now() >= until {
-                    return;
-                }
+            while kind == Kind::Sensors && !thread.is_finished() && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1)); // its run has been told to end, and is about to
             }
-            let _ = thread.join(); // a worker's panics are caught where they happen
+            if kind != Kind::Sensors || thread.is_finished() {
+                let _ = thread.join(); // a worker's panics are caught where they happen
+            }
         }
     }
 }

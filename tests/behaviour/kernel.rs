@@ -2,12 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::{
-    KEY, Process, Running, Sidecar, TIMEOUT, TempDir, eventually, has_ended, require, wait_for,
+    KEY, Process, Running, Sidecar, TIMEOUT, TempDir, eventually, has_ended, require, unique_address,
+    wait_for,
 };
 
 /// For a reply that waits for nothing, on a busy machine.
@@ -124,4 +125,30 @@ fn a_history_on_a_disk_that_hangs_is_told_in_time() {
     assert!(sidecar.ipmitool_runs().is_empty());
     assert_eq!(sidecar.post("/power/on").key(KEY).send().within(AT_ONCE).status, 200);
     sidecar.signal(Signal::TERM).logs("INFO stopped");
+}
+
+/// The disk hangs under the definitions of three servers.
+#[test]
+fn a_disk_that_hangs_under_sensors_delays_the_end_by_a_second_in_all() {
+    let state = TempDir::new();
+    let script =
+        r#"case "$*" in *"sdr info") echo 'Record Count : 3' ;; *) echo 'Firmware Revision : 1' ;; esac"#;
+    let sidecar = Sidecar::with_fake_ipmitool(script).without("BMC_HOST").env("STATE_DIR", state.path());
+    let servers = ["a", "b", "c"];
+    let sidecar =
+        servers.iter().fold(sidecar, |sidecar, name| sidecar.server_at(name, unique_address(623))).start();
+    let paths = servers.map(|name| state.path().join(name).join("sensors.bmc"));
+    let paths: Vec<_> = paths.iter().flat_map(|path| ["-P", path.to_str().expect("a path")]).collect();
+    let _hangs = inject_at(&sidecar, "?open,openat:delay_enter=60000000", &paths);
+    for name in servers {
+        let caller = sidecar.get(&format!("/servers/{name}/sensors")).key(KEY).begin();
+        let runs =
+            || sidecar.ipmitool_runs().into_iter().filter(|run| run.arguments.ends_with("mc info")).count();
+        let before = runs();
+        eventually("the definitions are looked for", || runs() > before);
+        caller.reset();
+    }
+    let begun = Instant::now();
+    sidecar.signal(Signal::TERM).logs("INFO stopped");
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
 }
