@@ -60,8 +60,10 @@ struct Last {
 /// What one reading tells the next.
 #[derive(Debug, Default)]
 struct Reader {
-    /// What the BMC said of itself, and when.
-    repository: Option<(Repository, Instant)>,
+    /// What the BMC said of itself the last time.
+    repository: Option<Repository>,
+    /// When that was. `None` after a reading that failed.
+    checked: Option<Instant>,
     /// Of the last whole list.
     rows: Option<usize>,
 }
@@ -151,12 +153,12 @@ impl Bmc {
         }
     }
 
-    /// After a reading that failed, nothing of what was known counts: the BMC may have got another firmware.
+    /// After a reading that failed, the BMC is asked again what it is: it may have got another firmware.
     fn read_in_turn(&self, reading: &Reading) -> Result<Vec<Sensor>, Failure> {
         let mut reader = locked(&self.sensors.reader);
         let result = self.read_whole_list(&mut reader, reading);
         if result.is_err() && !self.sensors.is_stopped.load(Ordering::Relaxed) {
-            reader.repository = None;
+            reader.checked = None;
             if let Some(folder) = self.history.folder() {
                 self.noted(Definitions::new(folder).forget());
             }
@@ -195,8 +197,8 @@ impl Bmc {
     /// What the BMC says of its definitions. `None` if it says nothing: some keep them elsewhere.
     fn repository(&self, reader: &mut Reader, reading: &Reading) -> Result<Option<Repository>, Failure> {
         let now = Instant::now();
-        if let Some((known, at)) = &reader.repository
-            && now.saturating_duration_since(*at) < DEFINITIONS_CHECKED
+        if let (Some(known), Some(at)) = (&reader.repository, reader.checked)
+            && now.saturating_duration_since(at) < DEFINITIONS_CHECKED
         {
             return Ok(Some(known.clone()));
         }
@@ -219,10 +221,10 @@ impl Bmc {
             identity = format!("{}\n{}{info}", self.target.address(), outcome.stdout.text());
         }
         let repository = Repository { records, identity };
-        if reader.repository.as_ref().is_some_and(|(known, _)| *known != repository) {
+        if reader.repository.as_ref().is_some_and(|known| *known != repository) {
             reader.rows = None;
         }
-        reader.repository = Some((repository.clone(), Instant::now()));
+        (reader.repository, reader.checked) = (Some(repository.clone()), Some(Instant::now()));
         Ok(Some(repository))
     }
 

@@ -17,13 +17,13 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 const DUMP: &str = r"\001\000\121\001\001a\002\000\121\001\001b\003\000\121\002\001c";
 
 /// A BMC with three definitions, of which two are rows. The file `firmware` beside the script
-/// has the version.
+/// has the version, and the file `records` another number of definitions.
 fn fake(list: &str) -> Sidecar {
     Sidecar::with_fake_ipmitool(&format!(
         r#"row() {{ echo "Fan $1,900,RPM,ok,29.1,Fan Device,Fan,,,,,,,,,,0.000,255.000"; }}
 echo 'Loading IANA PEN Registry...' >&2
 case "$*" in
-*"sdr info") echo 'Record Count                        : 3' ;;
+*"sdr info") echo "Record Count                        : $(cat "$0.records" 2>/dev/null || echo 3)" ;;
 *"mc info") echo "Firmware Revision         : $(cat "$0.firmware" 2>/dev/null)" ;;
 *"sdr dump "*) for file; do :; done; printf '{DUMP}' >"$file" ;;
 *"elist full") {list} ;;
@@ -180,6 +180,20 @@ fn a_shorter_list_than_the_last_one_is_an_error_once() {
         count(&reply) == 1
     });
     assert_eq!((failures, runs(&sidecar, "elist")), (1, 4));
+}
+
+/// A BMC is down while it gets another firmware. The number of its sensors before proves nothing after that.
+#[test]
+fn a_loss_after_a_new_firmware_makes_a_list_short() {
+    let list = r#"[ -e "$0.down" ] && exit 1; [ -e "$0.records" ] && echo 'Get SDR 0003 command failed' >&2; row 1; row 2"#;
+    let sidecar = fake(list).start();
+    assert_eq!(count(&read(&sidecar)), 2);
+    let file = |extension: &str| sidecar.ipmitool_path().with_extension(extension);
+    fs::write(file("down"), "").unwrap();
+    eventually("it is down", || read(&sidecar).status == 502);
+    fs::write(file("records"), "4").unwrap();
+    fs::remove_file(file("down")).unwrap();
+    read(&sidecar).expect_failure(504, "bmc_timeout").error_contains("2 sensors, twice");
 }
 
 #[test]
