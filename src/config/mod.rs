@@ -506,6 +506,13 @@ mod tests {
         }
     }
 
+    /// The nodes of a chassis can share one address.
+    #[test]
+    fn controllers_behind_one_address_are_different_bmcs() {
+        let behind = [("BMC_LAB_2_HOST", "192.0.2.10"), ("BMC_LAB_2_IPMITOOL_ARGS", "-t 0x24")];
+        assert_eq!(two(&behind).unwrap().warnings, [""; 0]);
+    }
+
     #[test]
     fn what_is_risky_is_warned_of() {
         for (name, value, word) in [

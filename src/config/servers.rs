@@ -148,7 +148,7 @@ impl Reader<'_> {
     /// Two names for one BMC are two queues and twice the sessions.
     fn warn_of_twins(&mut self, targets: &[Target]) {
         for (index, target) in targets.iter().enumerate() {
-            let is_same = |other: &&Target| other.host == target.host && other.port == target.port;
+            let is_same = |other: &&Target| other.address() == target.address();
             if let Some(other) = targets[..index].iter().find(is_same) {
                 let (own, other) =
                     (target.server.variable(BMC_HOST.name), other.server.variable(BMC_HOST.name));
