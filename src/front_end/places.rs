@@ -24,6 +24,9 @@ pub struct Waiter<'a> {
     pub key: &'a str,
 }
 
+/// By what the places are shared.
+type Of = for<'a> fn(&Waiter<'a>) -> &'a str;
+
 impl Places {
     /// Half of the places belong to the servers in equal shares, and a quarter to the keys; the rest is for those who come
     /// first. So no dead BMC and no key in a loop takes them all. A key that has none always finds a place.
@@ -35,23 +38,16 @@ impl Places {
         if !waiting.iter().any(|waiter| waiter.key == new.key) {
             return Ok(());
         }
-        if is_full(
-            all,
-            all / 4 / self.keys.max(1),
-            self.keys,
-            waiting.iter().map(|waiter| waiter.key),
-            new.key,
-        ) {
-            return Err(Code::Busy.because("too many requests of this key are waiting"));
-        }
-        if is_full(
-            all,
-            all / 2 / self.servers.max(1),
-            self.servers,
-            waiting.iter().map(|waiter| waiter.server),
-            new.server,
-        ) {
-            return Err(Code::Busy.because("too many requests for this server are waiting"));
+        let of_key: Of = |waiter| waiter.key;
+        let of_server: Of = |waiter| waiter.server;
+        for (what, shared, parties, of) in [
+            ("of this key", all / 4, self.keys, of_key),
+            ("for this server", all / 2, self.servers, of_server),
+        ] {
+            let share = (shared / parties.max(1)).max(1);
+            if is_full(all, share, parties, waiting.iter().map(of), of(&new)) {
+                return Err(Code::Busy.because(format!("too many requests {what} are waiting")));
+            }
         }
         Ok(())
     }
@@ -65,7 +61,6 @@ fn is_full<'a>(
     waiting: impl Iterator<Item = &'a str>,
     party: &str,
 ) -> bool {
-    let share = share.max(1);
     let mut counts = BTreeMap::new();
     for other in waiting {
         *counts.entry(other).or_insert(0_usize) += 1;
