@@ -33,6 +33,7 @@ impl Reader<'_> {
             add(API_KEY_STATUS.name, credential, vec![Command::POWER_STATUS.word()], None);
         }
         for name in names.iter().filter_map(|name| access_name(name)).collect::<BTreeSet<_>>() {
+            self.warn_of_misspelled(names, name);
             let key = ACCESS_KEY.named(name);
             let (allow, servers) = (ACCESS_ALLOW.named(name), ACCESS_SERVERS.named(name));
             let credential = self.credential(&ACCESS_KEY, &key);
@@ -62,6 +63,17 @@ impl Reader<'_> {
         }
         self.judge(&keys);
         Keys(keys)
+    }
+
+    /// `ACCESS_X_SERVER` would leave the key without its limit, in silence.
+    fn warn_of_misspelled(&mut self, names: &BTreeSet<String>, key: &str) {
+        let begin = format!("ACCESS_{key}_");
+        for name in names.iter().filter(|name| name.starts_with(&begin) && access_name(name).is_none()) {
+            if !self.text(name).unwrap_or_default().is_empty() {
+                let [allow, servers] = [ACCESS_ALLOW.named(key), ACCESS_SERVERS.named(key)];
+                self.warn(format!("{name} is set, and ignored: expected {allow} or {servers}"));
+            }
+        }
     }
 
     /// `Some(None)`: all.

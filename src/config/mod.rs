@@ -506,6 +506,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_limit_of_a_key_that_is_misspelled_is_warned_of() {
+        let key = [("ACCESS_X_KEY", "0123456789abcdefg"), ("ACCESS_X_ALLOW", "on")];
+        let warnings = |name| two(&[key[0], key[1], (name, "nas")]).unwrap().warnings;
+        let expected = "ACCESS_X_SERVER is set, and ignored: expected ACCESS_X_ALLOW or ACCESS_X_SERVERS";
+        assert_eq!(warnings("ACCESS_X_SERVER"), [expected]);
+        assert_eq!(warnings("ACCESS_X_SERVERS"), [""; 0]);
+    }
+
     /// The nodes of a chassis can share one address.
     #[test]
     fn controllers_behind_one_address_are_different_bmcs() {
