@@ -112,7 +112,7 @@ impl Handler {
     /// exist is worth a line only if a valid key comes with it: anyone may ask for anything.
     fn refuse(&self, head: &Head, command: Option<Command>, failure: &Failure) -> Response {
         let key = self.keys.name_of(head);
-        if command.is_some() || key.is_some() {
+        if command.is_some() || key.is_some() || failure.code() == Code::Unauthorized {
             let now = Instant::now();
             let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
             let level = repeats.level_of(None, failure, now);

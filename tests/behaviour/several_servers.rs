@@ -64,6 +64,14 @@ fn a_key_learns_its_servers_and_others_learn_nothing() {
     }
 }
 
+/// Or the list of servers would tell in silence which key is right.
+#[test]
+fn a_guess_at_the_list_of_servers_is_in_the_log() {
+    let sidecar = three_servers().start();
+    sidecar.get("/servers").key("wrong-0123456789abcdef").expect_failure(401, "unauthorized");
+    sidecar.logs("WARN /servers (no valid key from 127.0.0.1:");
+}
+
 #[test]
 fn a_server_that_is_not_there_is_told_to_a_key_that_reaches_all() {
     let sidecar = three_servers().start();
