@@ -83,7 +83,8 @@ impl Handler {
             let delivery = delivery_of(head, command)?;
             Ok(Admission::Run(bmc.clone(), self.admitted(authorised, delivery, head.peer.clone())))
         });
-        admitted.unwrap_or_else(|failure| Admission::Reply(self.refuse(head, Some(command), &failure)))
+        admitted
+            .unwrap_or_else(|failure| Admission::Reply(self.refuse(head, Some((server, command)), &failure)))
     }
 
     /// Only for a key that may reach every server.
@@ -110,9 +111,9 @@ impl Handler {
 
     /// Refusals are logged, so that the owner of a valid key finds out why: each once, then hourly. A path that does not
     /// exist is worth a line only if a valid key comes with it: anyone may ask for anything.
-    fn refuse(&self, head: &Head, command: Option<Command>, failure: &Failure) -> Response {
+    fn refuse(&self, head: &Head, asked: Option<(&Server, Command)>, failure: &Failure) -> Response {
         let key = self.keys.name_of(head);
-        if command.is_some() || key.is_some() || failure.code() == Code::Unauthorized {
+        if asked.is_some() || key.is_some() || failure.code() == Code::Unauthorized {
             let now = Instant::now();
             let mut repeats = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
             let level = repeats.level_of(None, failure, now);
@@ -122,11 +123,18 @@ impl Handler {
                     warn!("{line}");
                 }
             }
-            let what = command.map_or(head.path.as_str(), |command| command.name());
+            let what = match asked {
+                // A name that no server has may be anything.
+                Some((server, command)) if self.bmc_of(server).is_ok() => {
+                    format!("{server}{}", command.name())
+                }
+                Some((_, command)) => command.name().to_owned(),
+                None => head.path.escape_debug().to_string(),
+            };
             let key = key.unwrap_or("no valid key");
-            log!(level, "{} ({key} from {}): {}", what.escape_debug(), head.peer, failure.explain());
+            log!(level, "{what} ({key} from {}): {}", head.peer, failure.explain());
         }
-        failure.reply(command)
+        failure.reply(asked.map(|(_, command)| command))
     }
 
     fn admitted(&self, authorised: Authorised, delivery: Option<Delivery>, peer: String) -> Admitted {

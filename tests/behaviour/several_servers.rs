@@ -113,6 +113,15 @@ fn a_refusal_says_which_of_the_two_lists_was_in_the_way() {
 }
 
 #[test]
+fn the_log_names_the_server_of_a_refused_request() {
+    let sidecar = three_servers().start();
+    sidecar.post("/servers/lab-2/power/on").key(NAS_KEY).expect_failure(403, "forbidden");
+    sidecar.logs("WARN lab-2: power on (ACCESS_NAS_KEY from 127.0.0.1:");
+    sidecar.post("/servers/no-such/power/on").expect_failure(401, "unauthorized");
+    sidecar.logs("WARN power on (no valid key from 127.0.0.1:");
+}
+
+#[test]
 fn a_server_without_a_name_stands_beside_those_with_names() {
     let sidecar = Sidecar::with_bmc(SimulatedBmc::on()).server("nas", SimulatedBmc::off()).start();
     sidecar.get("/power/status").key(KEY).expect(200, is("on"));
