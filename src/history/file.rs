@@ -206,9 +206,7 @@ fn locked(path: &Path, how: FlockOperation) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         // The folder of a server in STATE_DIR, which is there.
         match DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display())));
-            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(at(folder, &error)),
             _ => {}
         }
     }
@@ -216,14 +214,11 @@ fn locked(path: &Path, how: FlockOperation) -> io::Result<File> {
     let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(path).map_err(|error| match error.kind() {
         // To remove it could take it from a sidecar of that user.
-        ErrorKind::PermissionDenied => io::Error::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "{}: {error}: another user made it: remove it if no sidecar of that user runs",
-                path.display()
-            ),
-        ),
-        _ => error,
+        ErrorKind::PermissionDenied => {
+            let cause = "another user made it: remove it if no sidecar of that user runs";
+            at(path, &io::Error::new(error.kind(), format!("{error}: {cause}")))
+        }
+        _ => at(path, &error),
     })?;
     match flock(&file, how) {
         Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
@@ -236,6 +231,11 @@ fn locked(path: &Path, how: FlockOperation) -> io::Result<File> {
             Ok(file)
         }
     }
+}
+
+/// The same error, with the path.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -225,6 +225,14 @@ fn each_server_has_a_folder_of_its_own_in_the_state_dir() {
     sidecar.signal(Signal::TERM).exits(0, AT_ONCE);
 }
 
+#[test]
+fn a_file_in_place_of_a_folder_is_named() {
+    let state = TempDir::new();
+    state.file("nas", "");
+    let sidecar = three_servers().env("STATE_DIR", state.path());
+    sidecar.run(&[]).exits(71).prints_error("/nas/sidecar.lock: Not a directory");
+}
+
 /// A sidecar gets one server more, and takes over from the one that ran before.
 #[test]
 fn the_folder_of_one_server_is_waited_for_beside_those_that_are_free() {
