@@ -276,6 +276,8 @@ impl Bmc {
         }
         let mut rejected = locked(&self.rejected);
         match &result {
+            // It has changed since, and this run tells nothing of the new one.
+            _ if !self.target.login().is(&login) => {}
             Ok(_) => *rejected = None,
             Err(failure) if failure.code().rejects_login() => {
                 *rejected = Some(Rejected::after(rejected.take(), login, failure.clone(), Instant::now()));

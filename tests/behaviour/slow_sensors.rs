@@ -238,6 +238,27 @@ fn a_list_that_is_too_long_is_an_error_and_never_half_a_list() {
     assert_eq!(count(&read(&sidecar)), 5_000);
 }
 
+/// Or a BMC that locks accounts gets one wrong password more with each reading.
+#[test]
+fn a_reading_with_the_old_password_does_not_vouch_for_the_new_one() {
+    let body = r#"case "$*" in
+*"sdr info") echo 'Record Count : 1' ;;
+*"elist full") while [ ! -e "$0.go" ]; do sleep 0.05; done; echo 'Fan,900,RPM,ok,29.1,Fan,Fan,,,,,,,,,,0.000,255.000' ;;
+*"power status") echo 'Loading IANA PEN Registry...
+> RAKP 2 HMAC is invalid' >&2; exit 1 ;;
+esac"#;
+    let sidecar = Sidecar::with_fake_ipmitool(body).mount("BMC_PASSWORD", "right").start();
+    let caller = sidecar.get("/sensors").key(KEY).begin();
+    eventually("the list is read", || runs(&sidecar, "elist") == 1);
+    sidecar.remount("BMC_PASSWORD", "wrong");
+    sidecar.logs("its file has a new value");
+    sidecar.get("/power/status").key(KEY).expect_failure(502, "bmc_bad_password");
+    fs::write(sidecar.ipmitool_path().with_extension("go"), "").unwrap();
+    assert_eq!(count(&caller.reply()), 1);
+    sidecar.get("/power/status").key(KEY).expect_failure(502, "bmc_bad_password");
+    assert_eq!(runs(&sidecar, "power status"), 1);
+}
+
 #[test]
 fn what_is_no_list_is_an_error() {
     let sidecar = fake("row 1; printf 'Fan 2,900,RP'").start();
