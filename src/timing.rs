@@ -13,7 +13,8 @@ pub const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// another. Above, every known client and proxy has hung up.
 pub const REQUEST_TIMEOUTS: RangeInclusive<u64> = 7..=120;
 
-/// A reply has 1 KiB and fits into an empty socket buffer. Only a client that reads nothing needs longer.
+/// Most replies have 1 KiB and fit into an empty socket buffer. A list of 180 sensors has 25 KB. Only a client that reads
+/// nothing needs longer.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Closing a socket with unread bytes resets the connection, and the reset can overtake the reply (RFC 9112, 9.6). The
