@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +34,8 @@ const LOST: [&str; 3] = ["Unable to renew SDR reservation", "Get SDR ", "ipmi_sd
 const TRIES: usize = 2;
 
 const LOSSY: &str = "Try again; look for a network that loses packets";
+
+const SLOWER: &str = "The sensors are read without them, which takes longer";
 
 const TOO_SLOW: &str = "Try again; the sensors of a BMC that always needs more than a minute cannot be read";
 
@@ -251,10 +253,11 @@ impl Bmc {
     /// Sensors can be read without a disk, only slower. The log has the same failure once, and then hourly.
     fn noted<T>(&self, result: io::Result<T>) -> Option<T> {
         let report = |error: &io::Error| {
-            let failure =
-                Code::Internal.because(format!("keeping definitions of sensors in STATE_DIR: {error}"));
+            let folder = self.history.folder().unwrap_or(Path::new("")).display();
+            let cause = format!("keeping definitions of sensors in STATE_DIR, {folder}: {error}");
+            let failure = Code::Internal.because(cause).with_remedy(SLOWER);
             let level = locked(&self.sensors.repeats).level_of(None, &failure, Instant::now());
-            log!(level, "{}", failure.explain());
+            log!(level, "{}{}", self.server(), failure.explain());
         };
         result.inspect_err(report).ok()
     }

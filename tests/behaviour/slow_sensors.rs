@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Reply, Running, Sidecar, TempDir, eventually, has_ended};
+use crate::support::{KEY, Reply, Running, Sidecar, TempDir, eventually, has_ended, unique_address};
 
 /// For a reply that waits for nothing, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -223,11 +223,14 @@ fn definitions_of_another_firmware_are_not_used() {
 #[test]
 fn a_folder_that_takes_no_definitions_costs_no_list() {
     let state = TempDir::new();
-    fs::create_dir(state.path().join("sensors.new")).unwrap();
-    let sidecar = fake(TWO).env("STATE_DIR", state.path()).start();
-    assert_eq!(count(&read(&sidecar)), 2);
+    let folder = state.path().join("nas");
+    fs::create_dir_all(folder.join("sensors.new")).unwrap();
+    let sidecar = fake(TWO).env("STATE_DIR", state.path()).server_at("nas", unique_address(623)).start();
+    assert_eq!(count(&sidecar.get("/servers/nas/sensors").key(KEY).send()), 2);
     assert_eq!((runs(&sidecar, "sdr dump"), runs(&sidecar, "-S ")), (0, 0));
-    sidecar.logs("keeping definitions of sensors in STATE_DIR");
+    sidecar
+        .logs("WARN nas: ")
+        .logs(&format!("keeping definitions of sensors in STATE_DIR, {}: ", folder.display()));
 }
 
 #[test]
