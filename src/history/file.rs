@@ -119,7 +119,10 @@ impl HistoryFile {
         match self.note(until, |history, now| history.end(ending, now)) {
             // It is written later. Of a disk that hangs, the next change tells.
             Err(cause) if cause.kind() == ErrorKind::TimedOut => {}
-            Err(cause) => error!("noting how an attempt ended, as STATE_DIR says: {cause}"),
+            Err(cause) => {
+                let path = self.path.as_deref().unwrap_or(Path::new("STATE_DIR")).display();
+                error!("{path}: noting how an attempt ended: {cause}");
+            }
             Ok(()) => {}
         }
     }

@@ -233,6 +233,18 @@ fn a_file_in_place_of_a_folder_is_named() {
     sidecar.run(&[]).exits(71).prints_error("/nas/sidecar.lock: Not a directory");
 }
 
+/// The script puts a FIFO in place of the file that is written next.
+#[test]
+fn a_history_that_cannot_be_written_any_more_is_named() {
+    let state = TempDir::new();
+    let folder = state.path().join("nas");
+    let script = format!("mkfifo {}/attempts.new; echo 'Chassis Power Control: Cycle'", folder.display());
+    let sidecar = Sidecar::with_fake_ipmitool(&script).without("BMC_HOST").env("STATE_DIR", state.path());
+    let sidecar = sidecar.server_at("nas", unique_address(623)).start();
+    sidecar.post("/servers/nas/power/cycle").key(KEY).expect(200, done("Cycle", "power cycle"));
+    sidecar.logs(&format!("ERROR {}/attempts.json: noting how an attempt ended: ", folder.display()));
+}
+
 /// A sidecar gets one server more, and takes over from the one that ran before.
 #[test]
 fn the_folder_of_one_server_is_waited_for_beside_those_that_are_free() {
