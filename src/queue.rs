@@ -169,7 +169,7 @@ impl Queue {
         Enqueued::New
     }
 
-    /// With all callers, whether their reading waits or runs: it lasts as long as it likes, whoever waits for it.
+    /// With all callers, whether their reading waits or runs: how long it lasts does not depend on them.
     fn enqueue_sensors(&mut self, client: ClientId, admitted: Arc<Admitted>) -> Enqueued {
         let Line { waiting, running } = &mut self.sensors;
         let shared = running.as_mut().map(|running| &mut running.job).or_else(|| waiting.front_mut());

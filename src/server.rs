@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A host name's label has 63 characters; a name in this length stays readable in a log line.
+/// A name of this length stays readable in a line of the log.
 pub const MAX_NAME: usize = 32;
 
 /// One server: `nas` in `/servers/nas/power/on`, or that of the plain paths, which has no name.

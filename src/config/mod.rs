@@ -480,7 +480,7 @@ mod tests {
             ),
             (
                 &[("BMC_LAB_2_HOST", "192.0.2.10")],
-                "BMC_LAB_2_HOST is the same BMC as BMC_NAS_HOST: expected one of each server",
+                "BMC_LAB_2_HOST is the same BMC as BMC_NAS_HOST: expected each BMC once",
             ),
             (
                 &[("BMC_NAS_CIPHER_SUITE", "0")],

@@ -8,7 +8,7 @@ use super::variables::{Fallback, Given, IPMI_SIDECAR_ENV, Variable};
 use super::{Lookup, StartupError};
 use crate::secret::{Credential, read_private, without_newline};
 
-/// No base64 key is shorter that anybody would make.
+/// Keys that people make in base64 have at least so many characters.
 const SHORTEST_BASE64: usize = 16;
 
 /// When a method gives `None`, its error is among the errors.
@@ -32,14 +32,14 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
-    /// Says it once: several servers may share a variable.
+    /// Adds a warning once: several servers may share a variable.
     pub fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
     }
 
-    /// The same.
+    /// Adds an error in the same way.
     pub fn wrong<T>(&mut self, error: String) -> Option<T> {
         let error = StartupError(error);
         if !self.errors.contains(&error) {

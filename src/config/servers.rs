@@ -79,7 +79,7 @@ impl Reader<'_> {
         self.value_by(variable, &name, variable.parse)
     }
 
-    /// Nothing stands in for it: two servers with one BMC are one server.
+    /// The plain variable does not count for it: two servers with one BMC are one server.
     fn host(&mut self, server: &Server) -> Option<String> {
         let own = server.variable(BMC_HOST.name);
         match server.name() {
@@ -152,7 +152,7 @@ impl Reader<'_> {
             if let Some(other) = targets[..index].iter().find(is_same) {
                 let (own, other) =
                     (target.server.variable(BMC_HOST.name), other.server.variable(BMC_HOST.name));
-                self.warn(format!("{own} is the same BMC as {other}: expected one of each server"));
+                self.warn(format!("{own} is the same BMC as {other}: expected each BMC once"));
             }
         }
     }

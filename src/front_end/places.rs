@@ -17,7 +17,7 @@ pub struct Places {
     pub keys: usize,
 }
 
-/// Who waits, or wants to.
+/// A client that waits, or that asks for a place.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiter<'a> {
     pub server: &'a str,
@@ -53,7 +53,7 @@ impl Places {
     }
 }
 
-/// Whether one of so many parties may have no more, though each of the others needs no more than its share.
+/// Whether this party has its share, and one more place would come out of the share of another.
 fn is_full<'a>(
     all: usize,
     share: usize,
