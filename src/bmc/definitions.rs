@@ -58,8 +58,9 @@ impl<'a> Definitions<'a> {
     /// Why it cannot be made.
     pub fn draft(&self, now: SystemTime) -> io::Result<Option<PathBuf>> {
         let path = self.file().with_extension("new");
-        if let Some((_, made)) = read(&path)?
-            && now.duration_since(made).is_ok_and(|age| age < DEFINITIONS_AGAIN)
+        if let Ok(other) = fs::symlink_metadata(&path)
+            && other.is_file()
+            && now.duration_since(other.modified()?).is_ok_and(|age| age < DEFINITIONS_AGAIN)
         {
             return Ok(None);
         }
@@ -187,6 +188,9 @@ mod tests {
         ] {
             assert_eq!(definitions.draft(now).unwrap().is_some(), is_tried, "{now:?}");
         }
+        OpenOptions::new().write(true).open(&draft).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert_eq!(definitions.keep("a", 3).unwrap(), None, "it is too large");
+        assert_eq!(definitions.draft(SystemTime::now()).unwrap(), None, "and is not made again at once");
         fs::write(&draft, THREE).unwrap();
         assert_eq!(definitions.keep("a", 3).unwrap(), Some(2));
         assert!(!draft.exists());
