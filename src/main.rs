@@ -12,7 +12,8 @@ use ipmi_sidecar::front_end::signals::Signals;
 use ipmi_sidecar::front_end::{cgi, healthcheck, listener};
 use ipmi_sidecar::process;
 use ipmi_sidecar::startup::{
-    self, EX_OSERR, EX_USAGE, Exit, configure, environment, open_history, prepare, prepare_cgi, system,
+    self, EX_OSERR, EX_USAGE, Exit, configure, environment, open_history, prepare, prepare_cgi,
+    prepare_check, system,
 };
 use ipmi_sidecar::timing::LAST_REPLIES;
 use log::info;
@@ -87,10 +88,8 @@ fn answer_cgi() -> Result<ExitCode, Exit> {
 
 /// The first step of troubleshooting: is the configuration right, and does each BMC answer, or this one?
 fn check(name: Option<&str>) -> Result<ExitCode, Exit> {
-    // A server may use its folder meanwhile.
-    let config = Config { state_dir: None, ..configure()? };
     let mut code = ExitCode::SUCCESS;
-    for result in startup::check(&prepare(config)?, name)? {
+    for result in startup::check(&prepare_check(configure()?)?, name)? {
         match result {
             Ok(line) => drop(print(&format!("{line}\n"))?),
             Err(why) => code = Exit::because(1, why).report(),

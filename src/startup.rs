@@ -46,7 +46,18 @@ pub fn environment(name: &str) -> Option<OsString> {
 /// # Errors
 /// What the system lacks, and an `ipmitool` that cannot be trusted.
 pub fn prepare(config: Config) -> Result<Handler, Exit> {
-    let handler = prepare_with(config, |bmc| bmc)?;
+    ask_version(prepare_with(config, |bmc| bmc)?)
+}
+
+/// The same for the operator at the command line. What runs ends with Ctrl-C, and a server may use its folder meanwhile.
+///
+/// # Errors
+/// The same.
+pub fn prepare_check(config: Config) -> Result<Handler, Exit> {
+    ask_version(prepare_with(Config { state_dir: None, ..config }, Bmc::for_one_request)?)
+}
+
+fn ask_version(handler: Handler) -> Result<Handler, Exit> {
     if let Some(warning) = handler.ask_version().map_err(|why| Exit::because(EX_CONFIG, why))? {
         warn!("{warning}");
     }

@@ -40,7 +40,7 @@ use crate::process::{self, Interrupt, Invocation, Outcome};
 use crate::readings::Answer;
 use crate::request::Admitted;
 use crate::server::Server;
-use crate::timing::{DISK_HANGS, VERSION_TIMEOUT};
+use crate::timing::{DISK_HANGS, READING_SENSORS, VERSION_TIMEOUT};
 
 #[derive(Debug)]
 pub struct Bmc {
@@ -325,6 +325,7 @@ impl Bmc {
         for read in Authorised::reads_for_operator(self.server()) {
             let command = read.command();
             let begun = Instant::now();
+            let timeout = if command.reads_sensors() { READING_SENSORS } else { timeout };
             let admitted = Admitted::new(read, None, "the command line".to_owned(), begun, timeout);
             lines.push(match self.read(&admitted, None) {
                 Ok(answer) if command.reads_sensors() => {

@@ -30,6 +30,10 @@ use crate::timing::{
 /// What `ipmitool` says when a part of the list was lost on the way. It may exit with 0 all the same.
 const LOST: [&str; 3] = ["Unable to renew SDR reservation", "Get SDR ", "ipmi_sdr_get_record() failed"];
 
+/// A server has a few hundred. Each caller gets its own copy of the reply, and 64 of these must fit into a container of
+/// 32 MB.
+const MAX_SENSORS: usize = 1_000;
+
 /// A list that is not whole is read once more.
 const TRIES: usize = 2;
 
@@ -305,6 +309,9 @@ impl Bmc {
             return Err(Code::BmcError.because("its list of sensors has more than 512 KiB"));
         }
         match read(&outcome.stdout.bytes) {
+            Some(sensors) if sensors.len() > MAX_SENSORS => {
+                Err(Code::BmcError.because(format!("its list has more than {MAX_SENSORS} sensors")))
+            }
             Some(sensors) if is_good || !sensors.is_empty() => {
                 // A lost reply may have come at another try: the number of rows is the better proof.
                 let is_lost = !is_good || LOST.iter().any(|words| stderr.contains(words));

@@ -99,7 +99,7 @@ variables! {
     SERVERS("SERVERS"): Vec<Server>, Unset, Plain, checks::servers,
         "names of servers, such as nas,lab; each has its own variables, see *Several servers*";
     BMC_HOST("BMC_HOST"): String, Required, Plain, checks::host,
-        "name or address of the BMC, IPv6 too";
+        "name or address of the BMC, IPv6 too; not needed where SERVERS names servers";
     BMC_USER("BMC_USER"): (), Required, OrFile, checks::user,
         "user on the BMC, at most 16 bytes";
     BMC_PASSWORD("BMC_PASSWORD"): (), Required, OrFile, checks::password,

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::support::{Sidecar, SimulatedBmc};
+use rustix::process::Signal;
+
+use crate::support::{Process, Sidecar, SimulatedBmc, eventually, has_ended};
 
 /// The check gives up after 900 ms. On a busy machine, the process needs seconds to start and to end.
 const PROBE: Duration = Duration::from_secs(3);
@@ -91,6 +93,17 @@ fn check_succeeds_when_another_read_fails() {
         esac";
     let checked = Sidecar::with_fake_ipmitool(busy).run(&["check"]).exits(0);
     checked.prints("reading: bmc_busy: The BMC is busy: Node busy").prints("no faults reported");
+}
+
+/// Ctrl-C ends it, and no reading of the sensors goes on behind it.
+#[test]
+fn a_check_that_is_killed_takes_its_ipmitool_along() {
+    let sidecar = Sidecar::with_fake_ipmitool("exec sleep 600").start();
+    let check = Process::spawn(sidecar.command().arg("check"));
+    sidecar.wait_for_ipmitool_runs(1);
+    let ipmitool = sidecar.ipmitool_runs()[0].pid;
+    check.signal(Signal::INT);
+    eventually("ipmitool has ended", || has_ended(ipmitool));
 }
 
 #[test]

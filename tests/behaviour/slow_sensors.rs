@@ -237,8 +237,10 @@ fn a_folder_that_takes_no_definitions_costs_no_list() {
 fn a_list_that_is_too_long_is_an_error_and_never_half_a_list() {
     let sidecar = fake("yes \"$(row 1)\" | head -c 600000").start();
     read(&sidecar).expect_failure(502, "bmc_error").error_contains("512 KiB");
-    let sidecar = fake("yes \"$(row 1)\" | head -n 5000").start();
-    assert_eq!(count(&read(&sidecar)), 5_000);
+    let sidecar = fake("yes \"$(row 1)\" | head -n 1001").start();
+    read(&sidecar).expect_failure(502, "bmc_error").error_contains("more than 1000 sensors");
+    let sidecar = fake("yes \"$(row 1)\" | head -n 1000").start();
+    assert_eq!(count(&read(&sidecar)), 1_000);
 }
 
 /// Or a BMC that locks accounts gets one wrong password more with each reading.
