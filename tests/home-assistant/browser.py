@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager
 
 from checks import ok, scene
+from made import fan_mended
 from playwright.sync_api import expect as page_shows
 from playwright.sync_api import sync_playwright
 from scenes import CYCLE, all_show, journal_is, start_over
@@ -23,7 +24,7 @@ TIMEOUT = 60_000  # milliseconds: the first page of a fresh installation takes l
 
 
 @contextmanager
-def page_of(home, path, work):
+def page_of(home, path, work, size=(470, 616), scale=1.5):
     """The page after the login: writes the tokens to where the login page writes them."""
     tokens = json.dumps(json.dumps({**home.tokens, "expires": 4102444800000}))
     with sync_playwright() as playwright:
@@ -31,8 +32,8 @@ def page_of(home, path, work):
             str(work / f"browser-{home.folder.name}"),
             executable_path="/usr/bin/chromium",
             args=OPTIONS,
-            viewport={"width": 470, "height": 616},
-            device_scale_factor=1.5,
+            viewport={"width": size[0], "height": size[1]},
+            device_scale_factor=scale,
         )
         chromium.set_default_timeout(TIMEOUT)
         page = chromium.pages[0]
@@ -95,6 +96,44 @@ def dashboard(home, bmc, sidecar, work, picture):
         sidecar.start(bmc)
         home.read_again()
         all_show(home, "off")
+
+
+PHONE = 412  # pixels wide
+
+
+def made(home, servers, work, picture):
+    """Begins with a fan that failed."""
+    scene("The made dashboard on a telephone, in a browser")
+    with page_of(home, "/made-servers/nas", work, (PHONE, 2000), 1) as page:
+        page_shows(page.get_by_text("Fan 2 (Lower Non-Recoverable)")).to_be_visible(timeout=TIMEOUT)
+        box, power = page.locator("ha-alert").bounding_box(), page.get_by_text("Force off", exact=True).bounding_box()
+        assert box["y"] < power["y"], (box, power)
+        ok("the fan that failed is at the top")
+        if picture:
+            take(page, picture.with_name("made-dark.png"), "dark")
+        fan_mended(home, servers)
+        page_shows(page.locator("ha-alert")).to_have_count(0)
+        ok("no box without a fault")
+        for text in ("Watts", "Energy", "CPU1 Temp", "Fan 6", "PS1 Current", "Fan Duty"):
+            page_shows(page.get_by_text(text, exact=True).locator("visible=true").first).to_be_visible()
+        ok("watts, energy, temperatures, fans and the rest are shown")
+        page_shows(page.locator("hui-error-card")).to_have_count(0)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE, width
+        ok(f"nothing is wider than {PHONE} pixels")
+        press(page, "Identify on")
+        if picture:
+            take(page, picture.with_name("made-light.png"), "light")
+        page.get_by_role("tab", name="Rack").click()
+        page_shows(page.get_by_text("150", exact=True)).to_be_visible()
+        ok("the other server has its own tab")
+
+
+def take(page, path, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_timeout(5000)  # wait for icons, fonts and curves
+    page.screenshot(path=path)
+    ok(f"picture: {path}")
 
 
 def of_years_ago(home, bmc, work):

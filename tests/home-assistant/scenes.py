@@ -29,6 +29,9 @@ OTHER_RECORDS = {
     "Support for the running Python version": "the Python version",
     "FFmpeg": "not installed",
     "turbojpeg": "not installed",
+    "custom integration compile_statistics": "a part of the test",
+    "127.0.0.1:8080/power/status failed with": "the test restarts the sidecar",
+    "Empty reply found when expecting JSON data": "the same",
     "Platform rest not ready yet": "the test starts the sidecar after Home Assistant",
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import checks
 import guide
+import made
 import scenes
 from checks import expect, ok, scene
 from world import KEY, ROOT, Bmc, HomeAssistant, RefusingBmc, Sidecar
@@ -48,6 +49,13 @@ automation:
           entity_id: button.server_reset
 """
 
+MADE_DASHBOARD = """\
+    made-servers:
+      mode: yaml
+      title: Servers
+      filename: made.yaml
+"""
+
 
 def main():
     version, binary, work, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
@@ -55,25 +63,42 @@ def main():
     bmc, second = Bmc(work / "bmc", 6230), Bmc(work / "second-bmc", 6231)
     refusing = RefusingBmc(work, 6232)
     sidecar = Sidecar(binary, work / "sidecar.log", variables_of(second))
+    servers = made.Made(binary, work, command)
     home = HomeAssistant(command, shipped(work / "shipped", version), work)
     old = HomeAssistant(command, of_years_ago(work / "of-years-ago", version), work)
-    started = [bmc.process, second.process, refusing.process, sidecar, home, old]
+    started = [bmc.process, second.process, refusing.process, servers, sidecar, home, old]
     try:
+        servers.start()
+        servers.write(home.folder, version == NEWEST, picture)
         scene(f"Home Assistant {version} with the shipped files")
         ok(f"running after {home.start():.0f} s")
         sidecar.start(bmc)  # after Home Assistant, as it can happen in a pod
         scenes.sensors(home)
         guided(home)
         scenes.clean(home)
+        made.everything(home, servers)
+        made.fan_fails(home, servers)
         scenes.buttons(home, bmc)
         scenes.switch(home, bmc)
         scenes.schedule(home, bmc)
-        scenes.changed_elsewhere(home, bmc)
-        scenes.second_server(home, second)
         if version == NEWEST:
             import browser
 
             browser.dashboard(home, bmc, sidecar, work, picture)
+        made.fan_failed(home, servers)
+        made.energy(home, servers)
+        made.identify(home, servers)
+        if version == NEWEST:
+            if picture:
+                made.live(home, servers)
+            browser.made(home, servers, work, picture and Path(picture))
+        else:
+            made.fan_mended(home, servers)
+        made.gone(home, servers)
+        scenes.changed_elsewhere(home, bmc)
+        scenes.second_server(home, second)
+        made.is_gone(home, servers)
+        made.comes_back(home, servers)
         scene("The log after these scenes")
         scenes.clean_log(home)
 
@@ -86,6 +111,10 @@ def main():
         scenes.slow_bmc(home, bmc)
         scenes.refusing_bmc(home, refusing, bmc, sidecar)
         scenes.sidecar_restarted(home, bmc, sidecar)
+        made.is_back(home, servers)
+        made.examples(home, servers)
+        made.other_hardware(home, servers)
+        made.sidecar_stops(home, servers)
         home.stop()
 
         sidecar.start(bmc)
@@ -114,7 +143,8 @@ def shipped(folder, version):
     """Makes the configuration folder as the guide says, for two servers."""
     packages = folder / "packages"
     packages.mkdir(parents=True)
-    blocks = ["frontend:\n", guide.block("# configuration.yaml"), guide.block("# configuration.yaml: the dashboard")]
+    dashboards = guide.block("# configuration.yaml: the dashboard") + MADE_DASHBOARD
+    blocks = ["frontend:\nhistory:\nenergy:\n", guide.block("# configuration.yaml"), dashboards]
     (folder / "configuration.yaml").write_text("\n".join(blocks))
     (folder / "secrets.yaml").write_text(guide.block("# secrets.yaml").replace("…", KEY))
     for name in ("ipmi_sidecar.yaml", "dashboard.yaml"):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import sensors
 import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +90,7 @@ class Process:
 class Bmc:
     """ipmi_sim with a server that writes the commands it receives into a journal."""
 
-    def __init__(self, folder, port):
+    def __init__(self, folder, port, own_sensors=()):
         self.folder, self.port = folder, port
         folder.mkdir()
         server = folder / "server"
@@ -100,8 +102,32 @@ class Bmc:
         (folder / "lan.conf").write_text(text)
         (folder / "journal").touch()
         self.settle_in()
-        command = ["ipmi_sim", "-n", "-c", folder / "lan.conf", "-f", FILES / "bmc.emu", "-s", folder]
-        self.process = Process(command, folder / "ipmi_sim.log")
+        self.process = None
+        self.replace_sensors(own_sensors)
+
+    def replace_sensors(self, own_sensors):
+        """Starts it with these sensors."""
+        if self.process:
+            self.process.stop()
+        self.sensors = own_sensors
+        lines = (FILES / "bmc.emu").read_text().splitlines(keepends=True)
+        *board, last = [line for line in lines if not line.startswith(("#", "sensor_", "main_sdr_"))]
+        assert last.startswith("mc_enable"), last
+        (self.folder / "bmc.emu").write_text("".join(board) + sensors.board(self.folder, own_sensors) + last)
+        command = ["ipmi_sim", "-n", "-c", self.folder / "lan.conf", "-f", self.folder / "bmc.emu", "-s", self.folder]
+        self.process = Process(command, self.folder / "ipmi_sim.log")
+
+    def answers(self):
+        """Asks for the authentication that it offers, as `ipmitool` does first."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(0.5)
+            client.connect(("127.0.0.1", self.port))
+            client.send(bytes.fromhex("0600ff07 00000000 00000000 00092018 c8810038 8e04b5"))
+            return client.recv(512)
+
+    def set_sensor(self, name, raw):
+        number = [each.name for each in self.sensors].index(name) + 1
+        (self.folder / f"sensor-{number}").write_text(f"{raw}\n")
 
     def settle_in(self, power=0, delay=0, shutdown_takes=2, ignores_button=False):
         """Sets the state of the server, and empties its journal."""
@@ -175,11 +201,22 @@ class HomeAssistant:
         start = time.monotonic()
         (self.folder / ".storage").mkdir()
         (self.folder / ".storage/onboarding").write_text(json.dumps(ONBOARDED))
+        self.run()
+        self.tokens = self.onboard()
+        self.wait_until_running()
+        return time.monotonic() - start
+
+    def restart(self):
+        self.stop()
+        self.run()
+        self.wait_until_running()
+
+    def run(self):
         self.process = Process([*self.command, self.folder], self.output)
         until("Home Assistant to serve", self.serves, 180)
-        self.tokens = self.onboard()
+
+    def wait_until_running(self):
         until("Home Assistant to be running", lambda: self.get("/api/config")["state"] == "RUNNING", 120)
-        return time.monotonic() - start
 
     def serves(self):
         assert self.process.popen.poll() is None, f"Home Assistant has ended:\n{self.process.text()}"
@@ -237,6 +274,10 @@ class HomeAssistant:
 
     def state(self, entity):
         return self.get(f"/api/states/{entity}")["state"]
+
+    def state_or_none(self, entity):
+        found = [each["state"] for each in self.get("/api/states") if each["entity_id"] == entity]
+        return found[0] if found else None
 
     def attributes(self, entity):
         return self.get(f"/api/states/{entity}")["attributes"]
