@@ -13,6 +13,8 @@ enum { MOST_CLIENTS = 64, MOST_TRIES = 1 << 20 };
 static double seconds, pause_after;
 static _Atomic unsigned good, failed;
 static double took[MOST_TRIES];
+static _Atomic unsigned begun_clients;
+static _Thread_local unsigned number; // of this client, from 0
 
 static int try_once(void); // true if the result is right
 
@@ -23,6 +25,7 @@ static double now(void) {
 }
 
 static void *client(void *until) {
+    number = begun_clients++;
     while (now() < *(double *)until) {
         double begun = now();
         if (try_once()) {

@@ -21,8 +21,8 @@ import instructions
 import report
 from machine import DESCRIPTORS, Group, ask, free_port, healthy_after
 from peers import (
-    KEY, PASSWORD, ROOT, BaselineHttp, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Site, Static, Webhook,
-    clear,
+    KEY, PASSWORD, ROOT, BaselineHttp, Busybox, Dynamic, Gunicorn, Lighttpd, LighttpdOurs, Packages, Servers, Site, Static, Webhook,
+    WebhookServers, clear,
 )
 from report import BASELINE
 
@@ -31,6 +31,8 @@ ENTERPRISES = "/usr/share/misc/enterprise-numbers.txt"
 # ipmitool reads the whole file at each start. The image has a short one.
 ONE_ENTERPRISE = "image" + ENTERPRISES
 ATTACK_SECONDS = 3
+SERVERS = 8
+CLIENTS_OF_A_SERVER = 8
 HEALTH_TIMEOUT = 2  # seconds for /health during an attack, or while commands are stuck
 
 # The file that the stub writes: how many run now, ran at once at most, and in total.
@@ -216,6 +218,23 @@ class Bench:
 
     # --- Stuck commands and attacks -------------------------------------------------
 
+    def several(self, number):
+        """Eight servers with eight clients each, beside one server with eight; and the memory of more."""
+        work = "50 ms"
+        peers = [(Servers(1), 1), (Servers(SERVERS), SERVERS), (WebhookServers(SERVERS), SERVERS)]
+        shift = number % len(peers)
+        for peer, servers in peers[shift:] + peers[:shift]:
+            port, _ = self.started(peer, work)
+            request, clients = (STATUS[0], peer.paths(), STATUS[2]), servers * CLIENTS_OF_A_SERVER
+            seconds = self.plan.works[work][0]
+            self.measure(f"several {work}", clients, peer.name, lambda: self.load(seconds, clients, port, request))
+            self.group.end()
+        for peer in map(Servers, (1, 4, 16)):
+            self.started(peer)
+            time.sleep(0.2)
+            self.put("idle", 0, peer.name, pss=self.group.memory(), threads=self.group.counts()[1])
+            self.group.end()
+
     def stuck(self, peer):
         """The worst /health while 32 clients wait for commands of 2 s."""
         port, _ = self.started(peer, "2 s")
@@ -289,6 +308,7 @@ class Bench:
         for number in range(self.plan.rounds):
             print(f"Round {number + 1} of {self.plan.rounds}, {time.monotonic() - begun:.0f} s …", flush=True)
             self.round(number)
+            self.several(number)
             for peer in self.peers:
                 self.stuck(peer)
         for name in self.plan.attacks:

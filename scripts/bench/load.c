@@ -1,7 +1,8 @@
 // HTTP clients that open a new connection for each request.
 //
-// Usage: load SECONDS CLIENTS PAUSE PORT METHOD PATH KEY EXPECTED
-// PAUSE: seconds to wait after each request. EXPECTED: a part of every right reply.
+// Usage: load SECONDS CLIENTS PAUSE PORT METHOD PATH[,PATH...] KEY EXPECTED
+// PAUSE: seconds to wait after each request. PATH: of several, each client asks for one, in turns. EXPECTED: a part of
+// every right reply.
 #define _GNU_SOURCE
 #include "clients.h"
 #include <arpa/inet.h>
@@ -11,13 +12,16 @@
 #include <unistd.h>
 
 static struct sockaddr_in server = {.sin_family = AF_INET};
-static char request[1024];
+enum { MOST_PATHS = 16 };
+static char requests[MOST_PATHS][1024];
+static unsigned paths;
 static const char *expected;
 
 static int exchange(int connection, char *reply, size_t room) {
     size_t length = 0;
     ssize_t got;
     if (connect(connection, (struct sockaddr *)&server, sizeof server)) return 0;
+    const char *request = requests[number % paths];
     if (send(connection, request, strlen(request), MSG_NOSIGNAL) < 0) return 0;
     while ((got = recv(connection, reply + length, room - length, 0)) > 0) length += got;
     reply[length] = 0;
@@ -41,9 +45,11 @@ int main(int argc, char **argv) {
     pause_after = atof(argv[3]);
     server.sin_port = htons(atoi(argv[4]));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    snprintf(request, sizeof request,
-             "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: %s\r\nConnection: close\r\n%s\r\n", argv[5], argv[6], argv[7],
-             strcmp(argv[5], "POST") ? "" : "Content-Length: 0\r\n");
+    for (char *path = strtok(argv[6], ","); path && paths < MOST_PATHS; path = strtok(0, ","))
+        snprintf(requests[paths++], sizeof *requests,
+                 "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: %s\r\nConnection: close\r\n%s\r\n", argv[5], path,
+                 argv[7], strcmp(argv[5], "POST") ? "" : "Content-Length: 0\r\n");
+    if (!paths) return 2;
     expected = argv[8];
     return run_clients(atoi(argv[2]));
 }

@@ -91,6 +91,23 @@ class Static(Peer):
         return size_of(site.bench / "image")
 
 
+class Servers(Dynamic):
+    """The release build with so many servers behind it, and none without a name."""
+
+    def __init__(self, count):
+        self.names = [f"s{number}" for number in range(count)]
+        self.name = f"ipmi-sidecar, {count} server{'s' * (count > 1)}"
+
+    def prepare(self, site, port):
+        command, variables = super().prepare(site, port)
+        hosts = {f"BMC_{name.upper()}_HOST": f"127.0.0.{number + 1}" for number, name in enumerate(self.names)}
+        del variables["BMC_HOST"]
+        return command, {**variables, **hosts, "SERVERS": ",".join(self.names)}
+
+    def paths(self):
+        return ",".join(f"/servers/{name}/power/status" for name in self.names)
+
+
 class BaselineHttp(Peer):
     name = "baseline over HTTP"
     note = "a C program: the baseline behind a socket, one request at a time, no key"
@@ -129,7 +146,10 @@ class Webhook(Peer):
     packages = ("ipmitool", "webhook")
 
     def prepare(self, site, port):
-        hooks = [self.hook(route, site.command(words)) for words, route in ROUTES.items()]
+        return self.serve(site, port, [self.hook(route, site.command(words)) for words, route in ROUTES.items()])
+
+    @staticmethod
+    def serve(site, port, hooks):
         file = site.write("hooks.json", json.dumps(hooks))
         command = ["webhook", "-hooks", str(file), "-ip", "127.0.0.1", "-port", str(port), "-urlprefix", ""]
         return command, {"IPMITOOL_PASSWORD": PASSWORD}
@@ -146,6 +166,23 @@ class Webhook(Peer):
             "trigger-rule": {"match": key},
             "trigger-rule-mismatch-http-response-code": 401,
         }
+
+
+class WebhookServers(Webhook):
+    """A hook for each server."""
+
+    def __init__(self, count):
+        self.routes = [f"s{number}" for number in range(count)]
+        self.name = f"webhook, {count} hooks"
+
+    def prepare(self, site, port):
+        hooks = [self.hook(route, site.command("power status")) for route in self.routes]
+        for hook in hooks:
+            hook["http-methods"] = ["GET"]
+        return self.serve(site, port, hooks)
+
+    def paths(self):
+        return ",".join(f"/power/{route}" for route in self.routes)
 
 
 class ShellCgi(Peer):

@@ -75,6 +75,36 @@ def requests(figures, work, clients):
     return table(heads, rows)
 
 
+def several(figures):
+    """Eight servers behind one sidecar, beside one, and beside eight hooks of webhook."""
+    work = "several 50 ms"
+    one = (work, 8, f"{OURS}, 1 server", "rate")
+    rows = []
+    for (name, clients, peer, kind) in figures.figures:
+        if (name, kind) != (work, "rate"):
+            continue
+        rows.append([
+            peer,
+            clients,
+            spread(figures.of(work, clients, peer, "rate")),
+            spread(figures.ratios((work, clients, peer, "rate"), one)),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "p50")]),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "p99")]),
+            spread([value / 1e3 for value in figures.of(work, clients, peer, "cpu")]),
+            number(max(figures.of(work, clients, peer, "at_once"), default=0)),
+            number(sum(figures.of(work, clients, peer, "failed"))),
+        ])
+    heads = ["", "clients", "requests/s", "rate / one server's", "p50, ms", "p99, ms", "CPU a request, ms", "at once", "failed"]
+    memory = []
+    for count in (1, 4, 16):
+        peer = f"{OURS}, {count} server{'s' * (count > 1)}"
+        idle = spread([value * KB for value in figures.of("idle", 0, peer, "pss")])
+        more = spread(figures.ratios(("idle", 0, peer, "pss"), ("idle", 0, f"{OURS}, 1 server", "pss")))
+        memory.append([peer, idle, more, spread(figures.of("idle", 0, peer, "threads"))])
+    heads_of_memory = ["", "idle PSS, kB", "PSS / one server's", "threads"]
+    return table(heads, rows) + "\n" + table(heads_of_memory, memory)
+
+
 def resources(figures):
     rows = []
     for peer in [*figures.peers, BASELINE_HTTP]:
@@ -210,9 +240,11 @@ def text(result):
         f"Each figure is the median of the rounds [minimum–maximum]. Each ratio is of two figures of one round. CPU time by {notes['cpu']}.\n",
         "\n".join(f"- {name}: {note}" for name, note in (notes["peers"] | notes["baselines"]).items()) + "\n",
     ]
-    works = dict.fromkeys((work, int(clients)) for work, clients, _, name in figures.figures if name == "rate")
+    works = dict.fromkeys((work, int(clients)) for work, clients, _, name in figures.figures
+                          if name == "rate" and not work.startswith("several"))
     for work, clients in works:
         parts.append(f"### {work}, {clients} client{'s' * (clients > 1)}\n\n{requests(figures, work, clients)}")
+    parts.append(f"### Several servers, status 50 ms\n\n{several(figures)}")
     parts.append(f"### Start, memory and size\n\n{resources(figures)}")
     if missing := notes.get("no instructions"):
         parts[-1] += f"\nThese gave no right answer under callgrind: {', '.join(missing)}.\n"
