@@ -354,7 +354,7 @@ def sidecar_stops(home, made):
     scene("The sidecar of the made packages stops")
     made.sidecar.stop()
     entities = of_nas(home) + ["sensor.rack_watts", "sensor.rack_energy"]
-    for sensor in ("nas_watts", "nas_faults", "rack_watts"):
+    for sensor in ("nas_power_state", "nas_watts", "nas_faults", "rack_watts"):
         home.read_again(f"sensor.{sensor}")
     until("all to be unavailable", lambda: {home.state(entity) for entity in entities} == {"unavailable"}, POLL)
     ok(f"{len(entities)} entities are unavailable")
