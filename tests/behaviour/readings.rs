@@ -79,6 +79,18 @@ fn a_bmc_that_lacks_the_measurement_is_asked_once_in_ten_minutes() {
     }
 }
 
+/// Completion code c9. It is no proof that the BMC lacks the measurement.
+#[test]
+fn a_measurement_that_the_bmc_refuses_is_asked_for_again() {
+    let bmc = MeasuringBmc::answering("201 0 0 0 0 deactivated");
+    let sidecar = bmc.sidecar().env("RUST_LOG", "debug").start();
+    for _ in 0..2 {
+        let failed = sidecar.get("/power/reading").key(KEY).expect_failure(409, "bmc_refused");
+        failed.error_contains("Parameter out of range");
+    }
+    assert_eq!(sidecar.log().matches("running ").count(), 2, "{}", sidecar.log());
+}
+
 #[test]
 fn a_bmc_that_is_busy_is_asked_again() {
     let bmc = MeasuringBmc::answering("192 0 0 0 0 deactivated");
