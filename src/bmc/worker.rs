@@ -185,7 +185,7 @@ impl Bmc {
         self.workers.state().queue.cancel(client)
     }
 
-    /// Ends a reading of sensors, which nobody needs any more. Its callers get the last list.
+    /// Ends a reading of sensors. Its callers get the last list.
     pub fn stop_sensors(&self) {
         self.sensors.stop();
     }

@@ -290,9 +290,8 @@ fn check_asks_all_at_once_and_tells_in_the_order_of_the_list() {
         .prints_error("there is no server \"no-such\": expected one that");
 }
 
-/// How much 16 servers cost that nobody asks for.
 #[test]
-fn sixteen_idle_servers_cost_no_thread_and_little_memory() {
+fn sixteen_servers_cost_no_thread_until_they_are_asked() {
     let with = |servers: usize| {
         let sidecar = Sidecar::with_fake_ipmitool("echo 'Chassis Power is on'").without("BMC_HOST");
         let address = unique_address(623);
